@@ -1,0 +1,57 @@
+# make run        label the sample portraits: a small environment without torch, half a minute
+# make test       the full environment, lint, all tests, both notebooks on drawn faces
+# make notebooks  run the notebooks on real photos: make notebooks DATA="dir1 dir2"
+# make demo       run the notebooks on drawn faces
+# make lab        open the notebooks
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run env test lint demo notebooks lab clean help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+run: $(VENV)/.runtime
+	$(BIN)/python process.py samples
+	@cat process_results.json
+
+env: $(VENV)/.full
+
+test: $(VENV)/.full lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.full
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+demo: $(VENV)/.full
+	$(BIN)/python -m faces.notebooks --profile demo
+
+notebooks: $(VENV)/.full
+	$(BIN)/python -m faces.notebooks --profile full $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+
+lab: $(VENV)/.full
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf $(VENV) runs/demo runs/notebooks
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# What process.py needs and no more; the full environment contains it.
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# uv installs torch and the rest in a third of pip's time; without it pip does the same.
+$(VENV)/.full: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
+		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[notebooks,dev]' \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks,dev]'
+	@touch $@ $(VENV)/.runtime
