@@ -1,0 +1,503 @@
+"""Folder of labelled images -> manifest -> near-duplicate groups -> splits.
+
+The manifest is a pandas DataFrame, one row an image. Each function takes one and returns a new one with
+more columns, so that a notebook can stop after any line and look:
+
+=============  ==========================================================================================
+``read``       ``path``, ``name`` (path below its root), ``source``, ``subset`` (official split, if any), labels
+``scan``       ``error``, ``width``, ``height``, ``sha256``, ``phash``
+``group``      ``group``: one number for all near-duplicate photos
+``split``      ``split``: train, val, test or excluded
+=============  ==========================================================================================
+
+Label columns keep the names of the field: ``gender`` (female/male), ``age`` (years), ``age_group`` (FairFace's
+nine buckets), ``race`` (in the words of its source), ``label`` (the class folder of any other tree).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import train_test_split
+from tqdm.auto import tqdm
+
+from faces import images
+
+AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
+UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
+SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SUBSETS["testing"] = "test"
+GENDERS = dict.fromkeys(("female", "f", "woman", "women", "girl", "girls"), "female")
+GENDERS |= dict.fromkeys(("male", "m", "man", "men", "boy", "boys"), "male")
+
+# AGE_GENDER_RACE_DATE.jpg.chip.jpg; some real names lack the race or carry a damaged date, and still tell the rest.
+UTKFACE_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?\d{8,}")
+FILE_COLUMNS = ("path", "file", "file_name", "filename", "image", "img", "image_path", "name")
+UNDERSTOOD = """Understood are:
+  - class folders: DIR/female/*.jpg, DIR/male/*.jpg, or any tree of one folder a class (also below train/ and test/)
+  - UTKFace names: AGE_GENDER_RACE_DATE.jpg.chip.jpg
+  - a CSV beside the images that names them in a column `file`, `file_name` or `path`, and their labels in others
+    (FairFace's fairface_label*.csv, ChaLearn's labels.csv with file_name,real_age)"""
+
+
+class LayoutError(ValueError):
+    """A folder whose labels cannot be read; says what was found and what is understood."""
+
+
+# ---------------------------------------------------------------------------------------------------- read
+
+
+def read(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> pd.DataFrame:
+    """Read the labels of one or several folders of images into one manifest.
+
+    Parameters
+    ----------
+    roots : one folder or several. The layout of each is found out by looking (see ``UNDERSTOOD``).
+
+    Returns
+    -------
+    DataFrame with ``path``, ``name``, ``source`` (the root's own name), ``subset`` and the label columns that
+    the layouts give; sorted by source and name, so that the order of a directory listing has no influence.
+    Nothing is opened yet: see ``scan``.
+
+    Raises
+    ------
+    FileNotFoundError : a root does not exist.
+    LayoutError : a root's layout is not understood, or holds no image.
+    """
+    roots = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
+    if not roots:
+        raise LayoutError("no data folder was given")
+    frames, sources = [], []
+    for root in map(Path, roots):
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"no such data folder: {root}. Put the images there, name another folder, "
+                f"or draw a practice set: python -m faces.demo {root}"
+            )
+        frame = _read_root(root)
+        # Two roots of the same name must not pass for one source.
+        name = root.resolve().name
+        tries = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        sources.append(next(source for source in tries if source not in sources))
+        frame.insert(2, "source", sources[-1])
+        frames.append(frame)
+    manifest = pd.concat(frames, ignore_index=True)
+    if "age" in manifest:
+        from_years = pd.cut(manifest["age"], [0, 3, 10, 20, 30, 40, 50, 60, 70, 201], right=False, labels=AGE_GROUPS)
+        known = manifest.get("age_group")
+        years = from_years.astype(object)
+        manifest["age_group"] = years if known is None else known.where(known.notna(), years)
+    return manifest.sort_values(["source", "name"], ignore_index=True)
+
+
+def _read_root(root: Path) -> pd.DataFrame:
+    tables = [table for table in sorted(root.glob("*.csv")) if _file_column(table)]
+    if tables:
+        return pd.concat([_read_csv(root, table) for table in tables], ignore_index=True)
+    names = sorted(_image_names(root))
+    if not names:
+        raise LayoutError(f"{root} holds no image. {UNDERSTOOD}")
+    base = [name.rsplit("/", 1)[-1] for name in names]
+    matches = [UTKFACE_NAME.match(name) for name in base]
+    if sum(map(bool, matches)) > len(names) / 2:
+        return _read_utkface(root, names, matches)
+    return _read_class_folders(root, names)
+
+
+def _image_names(root: Path) -> Iterable[str]:
+    """Paths below ``root`` (with forward slashes) of everything that goes by an image's suffix."""
+    for folder, _, files in os.walk(root):
+        below = Path(folder).relative_to(root)
+        for file in files:
+            if Path(file).suffix.lower() in images.SUFFIXES and not images.is_litter(file):
+                yield (below / file).as_posix()
+
+
+def _read_utkface(root: Path, names: Sequence[str], matches: Sequence[re.Match | None]) -> pd.DataFrame:
+    rows = []
+    for name, match in zip(names, matches, strict=True):
+        label = match.groupdict() if match else {}
+        race = label.get("race")
+        rows.append(
+            {
+                "path": str(root / name),
+                "name": name,
+                "subset": None,
+                "age": float(label["age"]) if label else math.nan,
+                "gender": ("male", "female")[int(label["gender"])] if label else None,
+                "race": UTKFACE_RACES[int(race)] if race else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _read_class_folders(root: Path, names: Sequence[str]) -> pd.DataFrame:
+    parts = [name.split("/")[:-1] for name in names]
+    # An archive often unpacks into one wrapping folder (or two); look below it.
+    while len({tuple(part[:1]) for part in parts}) == 1 and len(parts[0]) > 1 and parts[0][0].lower() not in SUBSETS:
+        parts = [part[1:] for part in parts]
+    heads = {part[0].lower() if part else "" for part in parts}
+    subsets = [None] * len(parts)
+    if heads <= set(SUBSETS) and "" not in heads:
+        subsets = [SUBSETS[part[0].lower()] for part in parts]
+        parts = [part[1:] for part in parts]
+    labels = [part[0] if part else "" for part in parts]
+    classes = sorted(set(labels))
+    if len(classes) < 2 or "" in classes:
+        loose = sum(label == "" for label in labels)
+        raise LayoutError(
+            f"{root} holds {len(names)} images, {loose} of them in no class folder "
+            f"(class folders found: {', '.join(filter(None, classes)) or 'none'}; first image: {names[0]}). "
+            + UNDERSTOOD
+        )
+    column = "gender" if {label.lower() for label in labels} <= set(GENDERS) else "label"
+    values = [GENDERS[label.lower()] for label in labels] if column == "gender" else labels
+    paths = [str(root / name) for name in names]
+    return pd.DataFrame({"path": paths, "name": names, "subset": subsets, column: values})
+
+
+def _file_column(table: Path) -> str | None:
+    try:
+        columns = pd.read_csv(table, nrows=0).columns
+    except (ValueError, UnicodeDecodeError):
+        return None
+    return next((column for column in FILE_COLUMNS if column in columns), None)
+
+
+def _read_csv(root: Path, table: Path) -> pd.DataFrame:
+    column = _file_column(table)
+    rows = pd.read_csv(table, dtype={column: str, "label": str})
+    rows = rows[rows[column].notna()].reset_index(drop=True)
+    files = rows[column].str.replace("\\", "/")
+    if files.empty:
+        raise LayoutError(f"{table} names no file in its column `{column}`. {UNDERSTOOD}")
+    folder = _folder_of(root, files.tolist())
+    if folder is None:
+        raise LayoutError(
+            f"{table} names {len(files)} files, the first {files[0]}, not found below {root}. {UNDERSTOOD}"
+        )
+    names = files if folder == "." else folder + "/" + files
+    frame = pd.DataFrame({"path": [str(root / name) for name in names], "name": names})
+    given = rows.get("split", rows.get("subset", files.str.split("/").str[0]))
+    frame["subset"] = given.astype(str).str.lower().map(SUBSETS).astype(object)
+    # Names that the manifest uses for itself step aside.
+    renamed = {"source": "origin", "group": "identity", "real_age": "age", "name": "title"}
+    for name in rows.columns.difference([column, "split", "subset"], sort=False):
+        frame[renamed.get(name, name)] = rows[name]
+    if "gender" in frame:
+        frame["gender"] = frame["gender"].astype(str).str.lower().map(GENDERS).astype(object)
+    if "age" in frame and not pd.api.types.is_numeric_dtype(frame["age"]):
+        frame["age_group"] = frame.pop("age").replace("more than 70", "70+").astype(object)
+    return frame
+
+
+def _folder_of(root: Path, files: Sequence[str]) -> str | None:
+    """The folder below ``root`` that a CSV's names start from: some sets keep it one further down than they say."""
+    for file in files[:100]:  # a few may be missing
+        for folder in (".", "final_files", "images", "img"):
+            if (root / folder / file).is_file():
+                return folder
+    found = [f"./{name}" for name in sorted(_image_names(root))]
+    for file in files[:100]:
+        for name in found:
+            if name.endswith(f"/{file}"):
+                return name[2 : -len(file) - 1] or "."
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- scan
+
+
+def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None, jobs: int | None = None) -> pd.DataFrame:
+    """Open every image once: what cannot be decoded gets an ``error``, the rest a size and two fingerprints.
+
+    Parameters
+    ----------
+    manifest : as ``read`` returns it.
+    cache : folder that keeps the answers; a later scan of the same unchanged files takes them from there.
+    jobs : processes; by default one a core for more than 2,000 images, else one.
+
+    Returns
+    -------
+    The manifest with ``error`` (missing where all is well), ``width`` and ``height`` in pixels, ``sha256`` of the
+    file's bytes, and ``phash``, a 256-bit perceptual hash in hexadecimal (Zauner, "Implementation and Benchmarking
+    of Perceptual Image Hash Functions", 2010; computed by the library imagehash).
+    """
+    paths = manifest["path"].tolist()
+    kept = Path(cache) / f"scan-{_state_of(paths)}.csv" if cache else None
+    if kept and kept.is_file():
+        # As text: a hash may happen to hold digits only.
+        found = pd.read_csv(kept, dtype=dict.fromkeys(("error", "sha256", "phash"), str))
+    else:
+        rows = _parallel(_look, [[path] for path in paths], jobs, "scanning")
+        found = pd.DataFrame(rows, columns=["error", "width", "height", "sha256", "phash"])
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(kept, found.to_csv(index=False))
+    found = found.astype({"error": object, "sha256": object, "phash": object})
+    found.index = manifest.index
+    return manifest.drop(columns=found.columns, errors="ignore").join(found)
+
+
+def _look(path: str) -> tuple[str | None, int | None, int | None, str | None, str | None]:
+    try:
+        content = Path(path).read_bytes()
+        picture = images.open_rgb(io.BytesIO(content)) if content else images.open_rgb(path)
+    except (images.ImageError, OSError) as error:
+        return getattr(error, "strerror", None) or str(error), None, None, None, None
+    phash = str(imagehash.phash(picture, hash_size=16))
+    return None, picture.width, picture.height, hashlib.sha256(content).hexdigest(), phash
+
+
+def _state_of(paths: Sequence[str]) -> str:
+    """Changes when a file is added, removed, resized or rewritten."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = Path(path).stat()
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        except OSError:
+            digest.update(f"{path}\0missing\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _parallel(function, arguments: Sequence[Sequence], jobs: int | None, label: str) -> list:
+    """Call ``function(*a)`` for every ``a``, in order, in processes where there are enough to pay for them."""
+    # Pillow decodes JPEG under Python's global lock, so threads would wait for each other.
+    jobs = jobs or ((os.cpu_count() or 1) if len(arguments) > 2000 else 1)
+    calls = (delayed(function)(*argument) for argument in arguments)
+    results = Parallel(n_jobs=jobs, batch_size=64, return_as="generator")(calls)
+    return list(tqdm(results, total=len(arguments), desc=label, unit="image", leave=False))
+
+
+def usable(manifest: pd.DataFrame, *labels: str) -> pd.DataFrame:
+    """The rows that can be trained or tested on: decodable, and every one of ``labels`` known.
+
+    Raises
+    ------
+    LayoutError : the data have no such label at all; names those that they have.
+    """
+    keep = manifest["error"].isna() if "error" in manifest else pd.Series(True, manifest.index)
+    for label in labels:
+        if label not in manifest:
+            known = [c for c in ("gender", "age", "age_group", "race", "label") if c in manifest]
+            raise LayoutError(f"the data have no label `{label}` (known: {', '.join(known) or 'none'})")
+        keep &= manifest[label].notna()
+    return manifest[keep]
+
+
+# --------------------------------------------------------------------------------------------------- group
+
+
+def group(manifest: pd.DataFrame, *, max_distance: int = 52) -> pd.DataFrame:
+    """Give near-duplicate photos one ``group`` number.
+
+    Two photos are near duplicates when their 256-bit perceptual hashes differ in at most ``max_distance`` bits, or
+    when one source gives them the same ``identity``; groups are the connected components. The default lies at
+    the upper end of the gap in the distances between all pairs of photos (notebook 01 draws it): copies, re-crops and
+    re-coloured versions of one photo lie below it, and the few strangers joined by mistake only move to the same
+    split together.
+
+    Time grows with the square of the number of images: about 20 s for 50,000, so count on hours for a million.
+    Rows that could not be decoded get groups of their own.
+    """
+    n = len(manifest)
+    codes = hash_codes(manifest["phash"])
+    readable = np.flatnonzero(manifest["phash"].notna())
+    first, second, _ = near_pairs(codes[readable], max_distance)
+    links = [np.stack([readable[first], readable[second]])]
+    if "identity" in manifest:
+        known = np.flatnonzero(manifest["identity"].notna())
+        # Person 7 of one source is not person 7 of another.
+        same = (manifest["source"].astype(str) + "/" + manifest["identity"].astype(str)).to_numpy(dtype=str)
+        order = known[np.argsort(same[known], kind="stable")]
+        pairs = np.stack([order[:-1], order[1:]])
+        links.append(pairs[:, same[pairs[0]] == same[pairs[1]]])
+    rows, columns = np.concatenate(links, axis=1)
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
+    return manifest.assign(group=connected_components(graph, directed=False)[1])
+
+
+def hash_codes(phash: pd.Series) -> np.ndarray:
+    """Hexadecimal hashes as ``uint64 [n, 4]``; missing ones as zeros."""
+    text = phash.fillna("0" * 64).astype(str)
+    return np.frombuffer(bytes.fromhex("".join(text)), dtype=">u8").reshape(len(text), 4).astype(np.uint64)
+
+
+def near_pairs(codes: np.ndarray, max_distance: int, *, block: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs ``i < j`` of hashes that differ in at most ``max_distance`` bits.
+
+    Parameters
+    ----------
+    codes : uint64, ``[n, words]``.
+
+    Returns
+    -------
+    first, second, distance : int arrays, one entry a pair.
+    """
+    found = []
+    columns = np.ascontiguousarray(codes.T)
+    for start in range(0, len(codes), block):
+        rows = codes[start : start + block]
+        distance = np.zeros((len(rows), len(codes) - start), np.uint16)
+        for word, column in enumerate(columns):
+            distance += np.bitwise_count(rows[:, word, None] ^ column[None, start:])
+        first, second = np.nonzero(distance <= max_distance)
+        upper = second > first
+        first, second = first[upper], second[upper]
+        found.append(np.stack([first + start, second + start, distance[first, second]]))
+    if not found:
+        return (np.empty(0, int),) * 3
+    first, second, distance = np.concatenate(found, axis=1).astype(int)
+    return first, second, distance
+
+
+# --------------------------------------------------------------------------------------------------- split
+
+
+def split(
+    manifest: pd.DataFrame,
+    *,
+    stratify: Sequence[str] = ("gender", "age_group"),
+    val: float = 0.1,
+    test: float = 0.15,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Assign whole groups to train, val and test: seeded, stratified, independent of the order of the rows.
+
+    A source that comes with an official test set (or, failing that, an official val set, as FairFace does) keeps it
+    as its test split and gives up nothing else to it. Rows whose near duplicate sits in such a test set are
+    ``excluded``: they may not be trained on and are not part of that test either.
+
+    Parameters
+    ----------
+    stratify : label columns whose joint distribution the splits share, as far as the data have them; the source
+        is always one of them.
+    val, test : fractions of the groups; ``val`` also of those of a source with an official test set.
+
+    Returns
+    -------
+    The manifest with ``split``: "train", "val", "test" or "excluded" (unreadable rows too).
+
+    Raises
+    ------
+    ValueError : fractions below 0, or that leave nothing to train on.
+    """
+    fractions_ok = 0 <= val < 1 and 0 <= test < 1 and val + test < 1
+    if not fractions_ok:
+        raise ValueError(f"val and test must be fractions that leave some training data, not {val} and {test}")
+    rows = usable(manifest)
+    official = _official_test(rows)
+    whole = rows.sort_values(["source", "name"])
+    # A group is led by its first member, whose labels stand for it.
+    leaders = whole[~whole["group"].isin(whole.loc[official[whole.index], "group"])].drop_duplicates("group")
+    keys = ["source", *(c for c in stratify if c in leaders)]
+    known = leaders[keys].astype(object).where(leaders[keys].notna(), "")
+    strata = known.astype(str).agg("/".join, axis=1)
+    has_official = leaders["source"].isin(rows.loc[official, "source"].unique())
+    free = leaders.loc[~has_official, "group"]
+    testing = _draw(free, strata[~has_official], test, seed)
+    rest = leaders[~leaders["group"].isin(testing)]
+    share = np.where(has_official[rest.index], val, val / (1 - test))
+    validating = set()
+    for fraction in np.unique(share):
+        part = rest[share == fraction]
+        validating |= set(_draw(part["group"], strata[part.index], fraction, seed + 1))
+
+    names = pd.Series("excluded", manifest.index, dtype=object)
+    of_group = rows["group"].map(
+        dict.fromkeys(leaders["group"], "train") | dict.fromkeys(testing, "test") | dict.fromkeys(validating, "val")
+    )
+    names[rows.index] = of_group.astype(object).fillna("excluded")
+    names[official.index[official]] = "test"
+    return manifest.assign(split=names)
+
+
+def _official_test(rows: pd.DataFrame) -> pd.Series:
+    subset = rows["subset"] if "subset" in rows else pd.Series(None, rows.index, dtype=object)
+    with_test = rows.loc[subset == "test", "source"].unique()
+    return (subset == "test") | ((subset == "val") & ~rows["source"].isin(with_test))
+
+
+def _draw(groups: pd.Series, strata: pd.Series, fraction: float, seed: int) -> list[int]:
+    """A stratified, seeded sample of ``fraction`` of the groups (strata of a few join into one)."""
+    if not len(groups) or fraction == 0:
+        return []
+    size = max(1, round(fraction * len(groups)))
+    counts = strata.map(strata.value_counts())
+    strata = strata.where(counts * fraction >= 1, "few")
+    if (strata == "few").sum() == 1:
+        strata = strata.replace("few", strata.mode()[0])
+    stratified = strata.nunique() <= min(size, len(groups) - size) and strata.value_counts().min() > 1
+    if size >= len(groups):
+        return []
+    drawn = train_test_split(
+        groups.to_numpy(), test_size=size, random_state=seed, stratify=strata if stratified else None
+    )
+    return drawn[1].tolist()
+
+
+def prepare(
+    roots: str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    stratify: Sequence[str] = ("gender", "age_group"),
+    val: float = 0.1,
+    test: float = 0.15,
+    seed: int = 0,
+    cache: str | os.PathLike | None = None,
+) -> pd.DataFrame:
+    """``read``, ``scan``, ``group`` and ``split`` in one call: the manifest that training starts from."""
+    manifest = group(scan(read(roots), cache=cache))
+    return split(manifest, stratify=stratify, val=val, test=test, seed=seed)
+
+
+def save(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
+    """Write a manifest as CSV, whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return _write_whole(Path(path), manifest.to_csv(index=False))
+
+
+def load(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a manifest that ``save`` wrote: the same rows, columns and kinds of values, texts as objects."""
+    text = dict.fromkeys(("path", "name", "source", "subset", "label", "error", "sha256", "phash", "split"), str)
+    manifest = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
+    return manifest.astype(dict.fromkeys(manifest.select_dtypes("string").columns, object))
+
+
+def fingerprint(manifest: pd.DataFrame) -> str:
+    """A hash of what the data are, for metrics files: 16 hexadecimal digits.
+
+    It covers every image's content, labels and split, and neither the order of rows nor where the folders lie.
+    """
+    places = {"path", "error", "width", "height", "phash", "group"}
+    columns = sorted(set(manifest.columns) - places)
+    rows = manifest[columns].astype(object).where(manifest[columns].notna(), "").astype(str)
+    lines = sorted(rows.agg("|".join, axis=1))
+    return hashlib.sha256("\n".join([",".join(columns), *lines]).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _write_whole(path: Path, text: str) -> Path:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
