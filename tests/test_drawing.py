@@ -1,0 +1,78 @@
+"""Cartoon faces: deterministic, of every age and kind, and what is asked for shows."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import ImageChops, ImageStat
+
+from faces import drawing
+
+
+def test_the_same_generator_state_draws_the_same_face():
+    def draw(seed):
+        return drawing.draw_face(np.random.default_rng(seed), "female", 40, glasses="round", size=48)
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert first.size == (48, 48) and first.mode == "RGB"
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("gender", drawing.GENDERS)
+@pytest.mark.parametrize("age", [1, 5, 15, 50, 90])
+def test_every_age_and_kind_of_glasses_can_be_drawn(gender, age):
+    for skin, glasses in enumerate((None, *drawing.GLASSES)):
+        face = drawing.draw_face(np.random.default_rng(age), gender, age, glasses=glasses, skin=skin, size=32)
+        assert ImageStat.Stat(face.convert("L")).stddev[0] > 10
+
+
+def test_skin_follows_the_row_asked_for():
+    def cheek(skin):  # the mean over faces, as light and pose differ
+        rngs = [np.random.default_rng(seed) for seed in range(8)]
+        images = [drawing.draw_face(rng, "male", 16, skin=skin, size=32) for rng in rngs]
+        return np.mean([np.asarray(image.convert("L"))[17:22, 11:21].mean() for image in images])
+
+    assert cheek(0) > cheek(5) + 20 > cheek(9) + 40
+
+
+def test_wrinkles_and_glasses_show():
+    def draw(age, glasses=None):
+        rng = np.random.default_rng(7)
+        return drawing.draw_face(rng, "female", age, glasses=glasses, skin=2, size=64).convert("L")
+
+    assert ImageStat.Stat(ImageChops.difference(draw(30), draw(30, "sun"))).mean[0] > 2
+    assert ImageStat.Stat(ImageChops.difference(draw(30), draw(80))).mean[0] > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("other", 30), "unknown gender 'other'; known: female, male"),
+        (("male", 0), "age is 0"),
+        (("male", 91), "age is 91"),
+    ],
+)
+def test_draw_face_says_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        drawing.draw_face(np.random.default_rng(0), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"glasses": "monocle"}, "unknown glasses 'monocle'"),
+        ({"skin": 10}, "skin is 10"),
+        ({"size": 8}, "size is 8"),
+    ],
+)
+def test_draw_face_says_which_option_is_wrong(options, message):
+    with pytest.raises(ValueError, match=message):
+        drawing.draw_face(np.random.default_rng(0), "male", 30, **options)
+
+
+def test_drawing_needs_only_numpy_and_pillow():
+    block = "import sys; sys.modules.update(dict.fromkeys(['torch', 'pandas', 'matplotlib', 'scipy', 'tqdm']));"
+    done = subprocess.run([sys.executable, "-c", block + "import faces.demo"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
