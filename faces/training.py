@@ -1,0 +1,429 @@
+"""Training: one ``fit`` for any model, loss, optimiser and schedule, on one process or, under torchrun, on several.
+
+A run lives in a folder of checkpoints, one an epoch, named like ``epoch-20-val_acc-0.9619.safetensors``: weights
+and optimiser state as tensors, everything else as JSON beside them; no pickles. A run that is killed, at whatever
+point, goes on from its last checkpoint and ends with the weights it would have had: all randomness of an epoch is
+seeded by (seed, epoch, process), so an epoch that was cut short is simply run again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)-(?P<monitor>\w+)-(?P<value>-?[\d.]+|nan|inf)\.safetensors$")
+
+
+class ResumeError(ValueError):
+    """A folder of checkpoints belongs to a run with other settings."""
+
+
+# --------------------------------------------------------------------------------------------------- schedules
+# A schedule maps progress (0 at the first step, 1 after the last) to a factor on each group's learning rate.
+# Being a function of progress alone it has no state to save.
+
+
+def constant(progress: float) -> float:
+    """The learning rate as it was given."""
+    return 1.0
+
+
+def one_cycle(warmup: float = 0.3, start: float = 0.04, end: float = 1e-4) -> Callable[[float], float]:
+    """Cosine up from ``start`` in the first ``warmup`` share of the run, cosine down to ``end`` (Smith, 1708.07120)."""
+
+    def schedule(progress: float) -> float:
+        if progress < warmup:
+            return start + (1 - start) * (1 - math.cos(math.pi * progress / warmup)) / 2
+        return end + (1 - end) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+
+    return schedule
+
+
+# --------------------------------------------------------------------------------------------------------- fit
+
+
+def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Per image, 1 where the largest logit is the target's: float ``[n]``."""
+    return (outputs.argmax(1) == targets).float()
+
+
+def fit(
+    model: nn.Module,
+    train: DataLoader,
+    val: DataLoader,
+    *,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    folder: str | os.PathLike,
+    schedule: Callable[[float], float] = constant,
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    metrics: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] | None = None,
+    monitor: str = "val_acc",
+    ema: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    settings: dict | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train ``model`` in place and return its history.
+
+    Parameters
+    ----------
+    model, optimizer : the optimiser holds the model's own parameters.
+    train, val : from ``batches.loader``; uint8 images ``[n, 3, size, size]`` and targets ``[n, ...]``.
+    loss : (outputs, targets) -> scalar mean over the batch.
+    folder : checkpoints and ``history.csv`` go there; if it holds some of the same run, that run goes on.
+    schedule : progress 0..1 -> factor on the learning rates.
+    augment : float images in 0..1 -> the same, for training batches only.
+    metrics : name -> (outputs, targets) -> one number an image; default ``{"acc": accuracy}``. They are computed on
+        the training batches as they are trained on (augmented, dropout active) and on the whole of ``val``.
+    monitor : the column of the history that names checkpoints.
+    ema : decay of a moving average of the weights, e.g. 0.999; validated, checkpointed and left in ``model``.
+    device : "auto" takes CUDA, then Apple's MPS, then the CPU.
+    precision : "bf16" (autocast), "fp32", or "auto": bf16 where the hardware multiplies in it.
+    settings : anything JSON can hold that makes this run what it is; a folder written with others is refused.
+
+    Returns
+    -------
+    DataFrame, one row an epoch: epoch, train_loss, val_loss, train_<metric>, val_<metric>, lr, seconds,
+    images_per_s (training only, this machine, all processes).
+
+    Raises
+    ------
+    ResumeError : ``folder`` holds checkpoints of a run with other settings.
+    FloatingPointError : the training loss is no longer finite.
+
+    Under ``torchrun`` each process takes its share of every batch order, gradients are averaged
+    (DistributedDataParallel), and the first process alone writes. The global batch is then
+    ``batch_size`` × processes.
+    """
+    metrics = {"acc": accuracy} if metrics is None else metrics
+    device = pick_device(device)
+    rank, world = _join_processes(device)
+    _keep_freed_memory()
+    autocast = _autocast(device, precision)
+    folder = Path(folder)
+    model.to(device, memory_format=torch.channels_last)
+    _move_state(optimizer, device)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
+    evaluated = average.module if average else model
+    identity = _identity(model, train, optimizer, epochs, seed, ema, world, settings)
+    history = _resume(folder, model, average, optimizer, identity, device)
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    for batches in (train, val):
+        batches.batch_sampler.share(rank, world)
+
+    steps = len(train)
+    bar = tqdm(
+        total=epochs * steps, initial=len(history) * steps, unit="batch", disable=not progress or rank > 0, leave=False
+    )
+    for epoch in range(len(history) + 1, epochs + 1):
+        train.batch_sampler.set_epoch(epoch)
+        torch.manual_seed(_mix(seed, epoch, rank))
+        wrapped.train()
+        sums, started = _Sums(), time.perf_counter()
+        for step, (images, targets) in enumerate(train):
+            done = ((epoch - 1) * steps + step) / (epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * schedule(done)
+            images, targets = to_float(images, device), targets.to(device, non_blocking=True)
+            if augment:
+                images = augment(images)
+            with autocast():
+                outputs = wrapped(images)
+            # Losses are sums of logarithms: bf16's three digits would not do.
+            outputs = outputs.float()
+            value = loss(outputs, targets)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            if average:
+                average.update_parameters(model)
+            sums.add(value.detach(), outputs.detach(), targets, metrics)
+            bar.update()
+        row = {"epoch": epoch} | sums.means("train", device, world)
+        if not math.isfinite(row["train_loss"]):
+            raise FloatingPointError(
+                f"the training loss became {row['train_loss']} in epoch {epoch}: lower the learning rate; "
+                f"checkpoints of the epochs before are in {folder}"
+            )
+        trained = time.perf_counter() - started
+        row |= _validate(evaluated, val, loss, metrics, autocast, device, world)
+        row |= {
+            "lr": optimizer.param_groups[0]["lr"],
+            "seconds": time.perf_counter() - started,
+            "images_per_s": sums.count * world / trained,
+        }
+        history.append(row)
+        if rank == 0:
+            _save(folder, model, average, optimizer, history, identity, monitor)
+        if world > 1:
+            dist.barrier()
+        bar.set_postfix({k: f"{row[k]:.3f}" for k in ("train_loss", "val_loss", monitor)} | {"epoch": epoch})
+    bar.close()
+    if average:
+        model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return pd.DataFrame(history)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: DataLoader, *, device: str = "auto") -> np.ndarray:
+    """Outputs of ``model`` for every image, in fp32 and in order: ``[n, ...]``."""
+    device = pick_device(device)
+    model.to(device).eval()
+    return np.concatenate([model(to_float(images, device)).float().cpu().numpy() for images, _ in batches])
+
+
+def to_float(images: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """uint8 ``[n, 3, h, w]`` as float in 0..1 on ``device``."""
+    return images.to(device, non_blocking=True).float().div_(255)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" is CUDA (this process's own under torchrun), MPS or CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+# ------------------------------------------------------------------------------------------------- checkpoints
+
+
+def checkpoints(folder: str | os.PathLike) -> pd.DataFrame:
+    """The checkpoints of a run: epoch, the monitored figure under its own name, path; sorted by epoch."""
+    rows = []
+    for path in sorted(Path(folder).glob("epoch-*.safetensors")):
+        if match := CHECKPOINT_NAME.match(path.name):
+            rows.append({"epoch": int(match["epoch"]), match["monitor"]: float(match["value"]), "path": path})
+    return (
+        pd.DataFrame(rows).sort_values("epoch", ignore_index=True) if rows else pd.DataFrame(columns=["epoch", "path"])
+    )
+
+
+def rollback(model: nn.Module, folder: str | os.PathLike, epoch: int | str = "best", *, mode: str = "max") -> int:
+    """Load the weights of one epoch into ``model``.
+
+    Parameters
+    ----------
+    epoch : its number, "last", or "best" by the monitored figure (the earliest of equals).
+    mode : whether the best is the "max" or the "min".
+
+    Returns
+    -------
+    The number of the epoch that was loaded.
+
+    Raises
+    ------
+    FileNotFoundError : no such checkpoint; the message lists those that there are.
+    """
+    table = checkpoints(folder)
+    if not len(table):
+        raise FileNotFoundError(f"no checkpoints in {folder}; they are named epoch-NN-val_acc-0.NNNN.safetensors")
+    if epoch == "best":
+        figures = table[next(c for c in table if c not in ("epoch", "path"))]
+        chosen = table.loc[figures.idxmax() if mode == "max" else figures.idxmin()]
+    elif epoch == "last":
+        chosen = table.iloc[-1]
+    elif epoch in set(table["epoch"]):
+        chosen = table[table["epoch"] == epoch].iloc[0]
+    else:
+        raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {folder}; there are {table['epoch'].tolist()}")
+    tensors = load_file(chosen["path"])
+    prefix = "average." if any(key.startswith("average.") for key in tensors) else "model."
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return int(chosen["epoch"])
+
+
+def _save(folder, model, average, optimizer, history, identity, monitor) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    if average:
+        tensors |= {f"average.{key}": value for key, value in average.module.state_dict().items()}
+        tensors["average_count"] = average.n_averaged
+    state = optimizer.state_dict()
+    for number, slots in state["state"].items():
+        tensors |= {f"optimizer.{number}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    # Contiguous copies: safetensors refuses channels_last strides and shared storage.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    metadata = {"history": history, "identity": identity, "param_groups": state["param_groups"]}
+    name = f"epoch-{history[-1]['epoch']:02d}-{monitor}-{history[-1][monitor]:.4f}.safetensors"
+    # Under its own name only when it is whole: a kill while writing leaves the checkpoint before as the last.
+    partial = folder / f".{name}.partial"
+    save_file(tensors, partial, {key: json.dumps(value) for key, value in metadata.items()})
+    partial.replace(folder / name)
+    table = folder / ".history.csv.partial"
+    pd.DataFrame(history).to_csv(table, index=False)
+    table.replace(folder / "history.csv")
+
+
+def _resume(folder, model, average, optimizer, identity, device) -> list[dict]:
+    table = checkpoints(folder)
+    if not len(table):
+        return []
+    path = table["path"].iloc[-1]
+    with safe_open(path, "pt") as file:
+        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    if metadata.get("identity") != identity:
+        before = metadata.get("identity", {})
+        changed = sorted(key for key in identity.keys() | before.keys() if identity.get(key) != before.get(key))
+        raise ResumeError(
+            f"{folder} holds checkpoints of a run with other settings ({', '.join(changed)} differ): "
+            "delete the folder or name another one"
+        )
+    tensors = load_file(path)
+    pick = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+    model.load_state_dict(pick("model."))
+    if average:
+        average.module.load_state_dict(pick("average."))
+        average.n_averaged.copy_(tensors["average_count"])
+    slots: dict[int, dict] = {}
+    for key, value in pick("optimizer.").items():
+        number, slot = key.split(".", 1)
+        slots.setdefault(int(number), {})[slot] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": metadata["param_groups"]})
+    _move_state(optimizer, device)
+    return metadata["history"]
+
+
+def _identity(model, train, optimizer, epochs, seed, ema, world, settings) -> dict:
+    """What must be equal for two runs to be one."""
+    shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
+    groups = [
+        {k: v for k, v in group.items() if k not in ("params", "lr") and isinstance(v, (int, float, str, bool, tuple))}
+        for group in optimizer.param_groups
+    ]
+    first = {
+        "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
+        "optimizer": f"{type(optimizer).__name__} {groups}",
+        "images": train.batch_sampler.n,
+        "batch_size": train.batch_sampler.batch_size,
+        "epochs": epochs,
+        "seed": seed,
+        "ema": ema,
+        "processes": world,
+    }
+    return json.loads(json.dumps(first | {"settings": settings or {}}))
+
+
+# ------------------------------------------------------------------------------------------------------- parts
+
+
+class _Sums:
+    """Running sums of a loss and of metrics over the images of an epoch."""
+
+    def __init__(self):
+        self.count, self.sums = 0, {}
+
+    def add(self, value, outputs, targets, metrics) -> None:
+        n = len(targets)
+        self.count += n
+        self._more("loss", value * n)
+        for name, metric in metrics.items():
+            self._more(name, metric(outputs, targets).sum())
+
+    def _more(self, name, value) -> None:
+        # Summed where it was computed: asking a GPU for each batch's figure would stall it.
+        self.sums[name] = self.sums.get(name, 0) + (value if value.device.type == "mps" else value.double())
+
+    def means(self, prefix, device, world) -> dict[str, float]:
+        names = list(self.sums)
+        totals = torch.stack([self.sums[name].cpu().double() for name in names] + [torch.tensor(float(self.count))])
+        if world > 1:
+            totals = totals.to(device)
+            dist.all_reduce(totals)
+        *sums, count = totals.tolist()
+        return {f"{prefix}_{name}": total / count for name, total in zip(names, sums, strict=True)}
+
+
+@torch.inference_mode()
+def _validate(model, val, loss, metrics, autocast, device, world) -> dict[str, float]:
+    model.eval()
+    sums = _Sums()
+    for images, targets in val:
+        targets = targets.to(device)
+        with autocast():
+            outputs = model(to_float(images, device))
+        outputs = outputs.float()
+        sums.add(loss(outputs, targets), outputs, targets, metrics)
+    return sums.means("val", device, world)
+
+
+def _join_processes(device: torch.device) -> tuple[int, int]:
+    """(rank, number of processes); joins the group that torchrun announces in the environment."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _autocast(device: torch.device, precision: str):
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision must be auto, bf16 or fp32, not {precision!r}")
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    if precision == "fp32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bfloat16 (elsewhere it is emulated, and slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next batch.
+
+    By default it hands large blocks back to the system at once, and the page faults of getting them again cost a
+    quarter of the time of training a small network on a CPU. Elsewhere than on Linux nothing happens.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt:
+            m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+            mallopt(m_mmap_max, 0)
+            mallopt(m_trim_threshold, 2**31 - 1)
+            mallopt(m_arena_max, 1)
+
+
+def _move_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    for slots in optimizer.state.values():
+        for name, value in slots.items():
+            if isinstance(value, torch.Tensor) and value.dim():
+                slots[name] = value.to(device)
+
+
+def _mix(*numbers: int) -> int:
+    """One well-mixed seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,167 @@
+"""Augmentation changes each image of a batch on its own, within bounds, repeatably."""
+
+import dataclasses
+import doctest
+
+import pytest
+import torch
+
+from faces import augment
+from faces.augment import Augment
+
+STILL = Augment(flip=0, rotate=0, shift=0, zoom=(1, 1), brightness=0, contrast=0)
+CHANGES = {
+    "flip": {"flip": 0.5},
+    "rotate": {"rotate": 30.0},
+    "shift": {"shift": 0.2},
+    "zoom": {"zoom": (0.5, 2.0)},
+    "brightness": {"brightness": 0.4},
+    "contrast": {"contrast": 0.4},
+    "grey": {"grey": 0.5},
+}
+each_change = pytest.mark.parametrize("name", CHANGES)
+
+
+def only(**changes):
+    return dataclasses.replace(STILL, **changes)
+
+
+def noise(n=16, side=12, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, 3, side, side, generator=generator).to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def test_the_example_in_the_docstring():
+    tried = doctest.testmod(augment)
+    assert tried.attempted
+    assert not tried.failed
+
+
+def test_without_changes_the_input_comes_back():
+    x = noise()
+    assert torch.equal(STILL(x), x)
+
+
+@each_change
+def test_each_change_does_something_and_leaves_its_input_alone(name):
+    x = noise()
+    before = x.clone()
+    assert not torch.allclose(only(**CHANGES[name])(x), x, atol=0.01)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("rotate", [0, 1e-6], ids=["alone", "with the other movements"])
+def test_flip_mirrors_left_and_right(rotate):
+    x = noise()
+    assert torch.allclose(only(flip=1.0, rotate=rotate)(x), x.flip(3), atol=1e-4)
+    assert torch.allclose(only(flip=0.0, rotate=rotate)(x), x, atol=1e-4)
+    mirrored = (only(flip=0.25, rotate=rotate)(noise(400)) - noise(400).flip(3)).abs().amax((1, 2, 3)) < 1e-4
+    assert 60 <= mirrored.sum() <= 140  # 100 ± 4.6 standard deviations
+
+
+@each_change
+def test_equal_images_of_a_batch_come_out_different(name):
+    batch = noise(1).repeat(16, 1, 1, 1)
+    changed = only(**CHANGES[name])(batch)
+    assert any(not torch.equal(changed[0], other) for other in changed[1:])
+
+
+@each_change
+def test_seeded_by_torch(name):
+    change, x = only(**CHANGES[name]), noise()
+    torch.manual_seed(5)
+    first, next_one = change(x), change(x)
+    torch.manual_seed(5)
+    assert torch.equal(change(x), first)
+    assert not torch.equal(first, next_one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(5, 3, 12, 12), (1, 3, 12, 12), (4, 1, 9, 12)])
+def test_shape_dtype_and_range_are_kept(shape, dtype):
+    strong = Augment(rotate=45, shift=0.5, zoom=(0.3, 3), brightness=1.0, contrast=1.0, grey=0.5)
+    for change in (Augment(), strong, only(brightness=1.0), only(grey=1.0)):
+        for x in (torch.rand(shape).to(dtype), torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)):
+            changed = change(x)
+            assert changed.shape == x.shape
+            assert changed.dtype == dtype
+            assert changed.min() >= 0
+            assert changed.max() <= 1
+            assert changed.isfinite().all()
+
+
+def test_batches_stay_channels_last():
+    x = noise().contiguous(memory_format=torch.channels_last)
+    for change in (Augment(), *(only(**change) for change in CHANGES.values())):
+        assert change(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_zooming_out_leaves_black_borders():
+    white = torch.ones(4, 3, 16, 16)
+    smaller = only(zoom=(0.5, 0.5))(white)
+    assert (smaller[:, :, :3] == 0).all() and (smaller[:, :, -3:] == 0).all()
+    assert (smaller[:, :, :, :3] == 0).all() and (smaller[:, :, :, -3:] == 0).all()
+    assert (smaller[:, :, 5:11, 5:11] == 1).all()
+    assert smaller.mean() == pytest.approx(0.25, abs=0.02)  # half as wide and half as high
+
+
+def test_zooming_in_shows_the_middle():
+    x = torch.zeros(4, 3, 16, 16)
+    x[:, :, 4:12, 4:12] = 1
+    larger = only(zoom=(2, 2))(x)
+    assert (larger[:, :, 1:-1, 1:-1] == 1).all()
+
+
+def test_the_range_of_zoom_is_kept_to():
+    """Measured as the area that a white square takes up after it was zoomed."""
+    area = only(zoom=(0.5, 0.8))(torch.ones(200, 1, 32, 32)).mean((1, 2, 3)).sqrt()
+    assert 0.48 < area.min() < 0.54
+    assert 0.76 < area.max() < 0.82
+
+
+def test_shift_moves_by_at_most_its_fraction_of_the_side():
+    x = torch.zeros(300, 1, 33, 33)
+    x[:, :, 16, 16] = 1
+    moved = only(shift=0.25)(x)
+    places = torch.arange(33.0)
+    mass = moved.sum((1, 2, 3))
+    for axis in (2, 3):
+        centre = (moved.sum((1, 5 - axis)) * places).sum(1) / mass - 16
+        assert 7.5 < centre.abs().max() <= 33 * 0.25 + 1e-3
+        assert centre.abs().min() < 1
+        assert (centre > 0).any() and (centre < 0).any()
+
+
+def test_rotation_stays_within_its_angle():
+    x = torch.zeros(200, 1, 41, 41)
+    x[:, :, 20, 36] = 1  # to the right of the middle
+    turned = only(rotate=20)(x)
+    places = torch.arange(41.0) - 20
+    down = (turned.sum((1, 3)) * places).sum(1)
+    across = (turned.sum((1, 2)) * places).sum(1)
+    angles = torch.rad2deg(torch.atan2(down, across))
+    assert 17 < angles.max() <= 20.5
+    assert -20.5 <= angles.min() < -17
+
+
+def test_brightness_shifts_and_contrast_spreads():
+    grey = torch.full((200, 3, 4, 4), 0.5)
+    brighter = only(brightness=0.2)(grey)
+    assert (brighter - brighter[:, :1, :1, :1] == 0).all()  # the same for the whole image
+    assert 0.4 - 1e-6 <= brighter.min() < 0.41
+    assert 0.59 < brighter.max() <= 0.6 + 1e-6
+    assert torch.allclose(only(contrast=0.2)(grey), grey)  # the middle stays
+    spread = only(contrast=0.2)(torch.full((200, 3, 4, 4), 0.75)) - 0.5
+    assert 0.2 - 1e-6 <= spread.min() < 0.21
+    assert 0.29 < spread.max() <= 0.3 + 1e-6
+
+
+def test_grey_takes_the_colour():
+    x = noise()
+    bare = only(grey=1.0)(x)
+    assert torch.allclose(bare, x.mean(1, keepdim=True).expand_as(x))

@@ -1,0 +1,114 @@
+"""The plain network is the documented one, to the parameter."""
+
+import pytest
+import torch
+from torch import nn
+
+from faces.models import Standardize, gender_cnn, parameter_count
+
+EXTRAS = {"standardize": True, "batch_norm": True, "padding": 1}
+
+
+def logits_of(model, n=2, size=64):
+    return model.eval()(torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0)))
+
+
+def kinds(model):
+    return [type(layer).__name__ for layer in model]
+
+
+def test_the_plain_network_is_the_documented_one():
+    model = gender_cnn()
+    stage = ["Conv2d", "MaxPool2d", "ReLU", "Dropout2d"]
+    assert kinds(model) == [*stage, *stage, *stage, "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
+    convolutions = [layer for layer in model if isinstance(layer, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == [(3, 32), (32, 64), (64, 128)]
+    assert {(c.kernel_size, c.stride, c.padding) for c in convolutions} == {((3, 3), (1, 1), (0, 0))}
+    assert {(p.kernel_size, p.stride, p.padding) for p in model if isinstance(p, nn.MaxPool2d)} == {(3, 3, 0)}
+    dense = [layer for layer in model if isinstance(layer, nn.Linear)]
+    assert [(d.in_features, d.out_features) for d in dense] == [(128, 256), (256, 2)]
+    assert {d.p for d in model if isinstance(d, nn.Dropout2d)} == {0.25}
+    assert {d.p for d in model if isinstance(d, nn.Dropout)} == {0.5}
+
+
+def test_the_plain_network_has_126_786_parameters():
+    assert parameter_count(gender_cnn()) == 126_786
+
+
+def test_pooling_before_relu_changes_nothing():
+    torch.manual_seed(0)
+    model = gender_cnn(dropout2d=0, dropout=0)
+    swapped = list(model)
+    for i, layer in enumerate(model):
+        if isinstance(layer, nn.MaxPool2d):
+            swapped[i : i + 2] = swapped[i + 1], swapped[i]
+    usual = nn.Sequential(*swapped)
+    assert kinds(usual)[:3] == ["Conv2d", "ReLU", "MaxPool2d"]
+    assert torch.equal(logits_of(usual), logits_of(model))
+    gradients = []
+    for net in (model, usual):
+        net.zero_grad()
+        logits_of(net, 4).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "n", "size"),
+    [
+        ({}, 3, 64),
+        ({"classes": 9}, 2, 64),
+        ({"classes": 1, **EXTRAS}, 2, 64),
+        ({"size": 128}, 1, 128),
+        ({"size": 53}, 1, 53),
+        ({"size": 27, "padding": 1}, 1, 27),
+        ({"size": 32, "widths": (8, 16)}, 2, 32),
+        ({"dropout2d": 0, "hidden": 10}, 2, 64),
+    ],
+)
+def test_one_row_of_logits_an_image(settings, n, size):
+    logits = logits_of(gender_cnn(**settings), n, size)
+    assert logits.shape == (n, settings.get("classes", 2))
+    assert logits.isfinite().all()
+    assert not torch.equal(logits, logits.softmax(1))  # logits, not probabilities
+
+
+@pytest.mark.parametrize("settings", [{"size": 52}, {"size": 8}, {"size": 26, "padding": 1}, {"widths": (8,) * 4}])
+def test_too_small_images_are_refused(settings):
+    with pytest.raises(ValueError, match=f"{settings.get('size', 64)} pixels are too few"):
+        gender_cnn(**settings)
+
+
+def test_with_all_extras_it_stays_small():
+    model = gender_cnn(**EXTRAS)
+    assert parameter_count(model) < 500_000
+    assert kinds(model)[:5] == ["Standardize", "Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU"]
+    assert kinds(model).count("BatchNorm2d") == 3
+
+
+def test_dropout_is_active_in_training_only():
+    torch.manual_seed(0)
+    model, x = gender_cnn(), torch.rand(1, 3, 64, 64)
+    assert torch.equal(model.eval()(x), model(x))
+    assert not torch.equal(model.train()(x), model(x))
+
+
+def test_standardize_numbers():
+    x = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
+    assert Standardize()(x).flatten().tolist() == [-2.0, 0.0, 2.0]
+    own = Standardize(mean=(0.0, 0.25, 0.5), std=(1.0, 0.5, 0.125))
+    assert own(x).flatten().tolist() == [0.0, 0.5, 4.0]
+    assert own(torch.rand(2, 3, 5, 7)).shape == (2, 3, 5, 7)
+
+
+def test_standardize_travels_with_the_weights_and_is_not_trained():
+    own, other = Standardize(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)), Standardize()
+    other.load_state_dict(own.state_dict())
+    assert torch.equal(other(torch.ones(1, 3, 1, 1)), own(torch.ones(1, 3, 1, 1)))
+    assert parameter_count(own) == 0
+
+
+def test_frozen_parameters_do_not_count():
+    model = gender_cnn()
+    model[0].requires_grad_(False)
+    assert parameter_count(model) == 126_786 - (3 * 9 * 32 + 32)
