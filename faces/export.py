@@ -1,0 +1,218 @@
+"""Write a trained network as a model folder, and prove that what was written says the same as what was trained.
+
+A model folder holds ``model.onnx`` (for use), ``weights.safetensors`` (to train on from), ``metrics.json``,
+``history.csv`` and ``MODEL_CARD.md``. The ONNX graph takes the pixels as decoded, uint8 ``[n, size, size, 3]`` RGB,
+and gives probabilities ``[n, classes]``: scaling, standardisation and softmax are inside it, and class names and
+size are in its metadata, so nothing around it can disagree with the training.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from faces import __version__
+from faces.predict import Model
+
+TOLERANCE = 1e-4  # largest difference allowed between a probability from torch and from onnxruntime
+
+
+class ExportError(RuntimeError):
+    """The exported network does not say what the trained one says."""
+
+
+class Deployed(nn.Module):
+    """A classifier as it is used: uint8 ``[n, size, size, 3]`` in, probabilities ``[n, classes]`` out."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = pixels.permute(0, 3, 1, 2).float() / 255
+        return self.model(x).float().softmax(1)
+
+
+def export(
+    model: nn.Module,
+    folder: str | os.PathLike,
+    *,
+    classes: Sequence[str],
+    size: int,
+    pixels: np.ndarray,
+    metrics: dict,
+    history: pd.DataFrame,
+    card: str,
+) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Parameters
+    ----------
+    model : takes float ``[n, 3, size, size]`` in 0..1, returns logits ``[n, classes]``.
+    pixels : real images, uint8 ``[n, size, size, 3]``, on which the export is compared with ``model``.
+    metrics : goes to ``metrics.json``, with the versions of the software and the outcome of the comparison added.
+    card : text of ``MODEL_CARD.md``.
+
+    Raises
+    ------
+    ExportError : some probability differs by more than 1e-4 from torch's; the folder is left as it was.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    model = copy.deepcopy(model).cpu().eval()
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        partial = Path(temporary)
+        write_onnx(model, partial / "model.onnx", classes=classes, size=size)
+        difference = compare(model, partial, pixels)
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()}, partial / "weights.safetensors"
+        )
+        checked = {"images": len(pixels), "largest_difference": float(f"{difference:.1e}"), "tolerance": TOLERANCE}
+        write_json(partial / "metrics.json", metrics | {"export": checked, "made_with": versions()})
+        history.round(6).to_csv(partial / "history.csv", index=False)
+        (partial / "MODEL_CARD.md").write_text(card.strip() + "\n", encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for path in partial.iterdir():
+            # Into files as the umask wants them, not readable by their owner only.
+            shutil.copyfile(path, folder / f".{path.name}.partial")
+            (folder / f".{path.name}.partial").replace(folder / path.name)
+    return folder
+
+
+def write_onnx(model: nn.Module, path: str | os.PathLike, *, classes: Sequence[str], size: int) -> None:
+    """Write ``Deployed(model)`` as one ONNX file with a dynamic batch and the metadata that ``predict.Model`` reads."""
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    # The exporter reports every optional package that it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Deployed(model).eval(),
+            (example,),
+            dynamo=True,
+            input_names=["pixels"],
+            output_names=["probabilities"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("n")}},
+            verbose=False,
+        )
+    proto = program.model_proto
+    # Stack traces of the exporting machine are nobody's business.
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    about = {"classes": list(classes), "size": size, "version": __version__}
+    onnx.helper.set_model_props(proto, {"faces": json.dumps(about)})
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def model_card(name: str, *, task: str, data: str, metrics: dict) -> str:
+    """The text of ``MODEL_CARD.md``; its figures are taken from ``metrics``, the content of ``metrics.json``.
+
+    Parameters
+    ----------
+    metrics : with ``test`` (source -> ``evaluation.summary``), ``test_by_age_group`` (source -> records) and, where
+        measured, ``elsewhere``.
+    """
+    lines = [f"# {name}", "", f"Predicts {task}. {metrics['weights']:,} weights.", "", "## Measured", ""]
+    lines += ["| photos | number | accuracy | 95 % interval |", "|---|---|---|---|"]
+    held_out = {f"{source}, test split": figures for source, figures in metrics["test"].items()}
+    other = {f"{source}, never trained on": figures for source, figures in metrics.get("elsewhere", {}).items()}
+    for where, figures in (held_out | other).items():
+        accuracy = figures["accuracy"]
+        interval = f"{accuracy['low']:.1%} – {accuracy['high']:.1%}"
+        lines.append(f"| {where} | {figures['photos']:,} | {accuracy['value']:.1%} | {interval} |")
+    lines += ["", "Intervals are bootstrapped over groups of near-duplicate photos. More in `metrics.json`.", ""]
+    lines += ["## Known failures", ""]
+    for source, ages in metrics["test_by_age_group"].items():
+        worst, figures = min(ages.items(), key=lambda item: item[1]["mean"])
+        lines.append(
+            f"- {source}: least accurate for age group {worst} ({figures['mean']:.1%} of {figures['photos']:,} photos)."
+        )
+    lines += [
+        "- Whole scenes: the network expects one face, upright, filling most of the picture.",
+        "- The labels name how somebody was seen by an annotator, as one of two. The network can say nothing else, and "
+        "nothing of how a person identifies.",
+        "",
+        "## Intended use",
+        "",
+        "Teaching, research, and sorting one's own photos, with errors in mind. Not for decisions about people, not "
+        "for identification or surveillance, not for anybody who did not agree to it.",
+        "",
+        "## Training data and its terms",
+        "",
+        f"Trained on: {data}. UTKFace is free for non-commercial research only, and weights trained on it should be "
+        "taken to inherit that; FairFace is under CC BY 4.0.",
+    ]
+    return "\n".join(lines)
+
+
+def compare(model: nn.Module, folder: str | os.PathLike, pixels: np.ndarray) -> float:
+    """Largest difference between torch's and the exported network's probabilities on ``pixels``.
+
+    Raises
+    ------
+    ExportError : it is more than 1e-4, or there are no images to compare on.
+    """
+    if not len(pixels):
+        raise ExportError("an export must be compared with its original on some images, and none were given")
+    with torch.inference_mode():
+        expected = Deployed(model).eval()(torch.from_numpy(np.ascontiguousarray(pixels))).numpy()
+    exported = Model(folder)
+    # In two batches of different size, so that a batch frozen into the graph shows.
+    cut = max(1, len(pixels) // 3)
+    parts = [part for part in (pixels[:cut], pixels[cut:]) if len(part)]
+    found = np.concatenate([exported.probabilities(np.ascontiguousarray(part)) for part in parts])
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:
+        raise ExportError(f"the exported network differs from the trained one by {difference:.1e} in some probability")
+    return difference
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with: the state of the code and of the packages that decide the numbers."""
+    return {
+        "commit": commit(),
+        "faces": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def commit() -> str:
+    """The git commit of the code, with ``+changes`` where the working tree differs from it; "unknown" without git."""
+    try:
+        ask = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **ask).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "*.py", "*.ipynb"], **ask).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + "+changes" * bool(changed)
+
+
+def write_json(path: str | os.PathLike, content: dict) -> Path:
+    """Write JSON that diffs well, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path

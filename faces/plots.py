@@ -1,0 +1,166 @@
+"""The figures of the notebooks: one theme, readable when small, and no photo of a person in any of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+# Colour-blind safe (Okabe & Ito, 2008), in an order that keeps neighbours apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A400", "#444444")
+INK, MUTED = "#222222", "#8a8a8a"
+FEWEST_IN_A_MEAN = 50  # an average of fewer photos could still show somebody
+
+
+def theme() -> None:
+    """Set the look of every figure that follows."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette=list(COLOURS),
+        rc={
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "figure.constrained_layout.use": True,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelcolor": INK,
+            "axes.edgecolor": "#bbbbbb",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.8,
+            "legend.frameon": False,
+            "lines.linewidth": 2,
+            "text.color": INK,
+        },
+    )
+
+
+def save(figure: Figure, folder: str | os.PathLike, name: str) -> Path:
+    """Write ``figure`` as ``folder/name.png``; nothing in the file depends on when it was written."""
+    path = Path(folder) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def counts(
+    manifest: pd.DataFrame, column: str, by: str | None = None, *, order: Sequence[str] | None = None, ax=None
+) -> plt.Axes:
+    """Bars: how many photos have each value of a column, side by side for each value of ``by``, numbers on top."""
+    ax = ax or plt.gca()
+    look = {} if by else {"color": COLOURS[0]}
+    sns.countplot(manifest, x=column, hue=by, order=order, ax=ax, saturation=1, **look)
+    for bars in ax.containers:
+        ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, color=INK, padding=2)
+    ax.set(xlabel="", ylabel="photos")
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(False, axis="x")
+    if by:
+        ax.legend(title=by)
+    return ax
+
+
+def history(table: pd.DataFrame, metric: str = "acc", *, title: str = "", best: int | None = None) -> Figure:
+    """Loss and one metric over the epochs, training beside validation; a ring marks the epoch ``best``."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    for ax, name in zip(axes, ("loss", metric), strict=True):
+        for split, colour in (("train", COLOURS[1]), ("val", COLOURS[0])):
+            ax.plot(table["epoch"], table[f"{split}_{name}"], color=colour, label=split, marker="o", markersize=3)
+        if best:
+            value = table.loc[table["epoch"] == best, f"val_{name}"].iloc[0]
+            ax.plot(best, value, "o", ms=11, mfc="none", mec=COLOURS[4], mew=2, label=f"kept: epoch {best}")
+        ax.set(xlabel="epoch", ylabel={"acc": "accuracy"}.get(name, name))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_title(title)
+    axes[1].legend()
+    return figure
+
+
+def confusion(table: pd.DataFrame, *, title: str = "", ax=None) -> plt.Axes:
+    """A confusion matrix: share of each true class in colour, share and count in words."""
+    ax = ax or plt.gca()
+    shares = table.div(table.sum(axis=1), axis=0)
+    words = shares.map("{:.1%}".format) + "\n" + table.map("{:,}".format)
+    sns.heatmap(shares, annot=words, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=ax, linewidths=2)
+    ax.set_title(title)
+    return ax
+
+
+def intervals(table: pd.DataFrame, *, xlabel: str, title: str = "", ax=None, overall: float | None = None) -> plt.Axes:
+    """Dots with intervals, one row a group, and how many photos each rests on.
+
+    Parameters
+    ----------
+    table : from ``evaluation.by_group``: mean, low, high, photos.
+    overall : drawn as a line to compare with.
+    """
+    ax = ax or plt.gca()
+    rows = np.arange(len(table))[::-1]
+    if overall is not None:
+        ax.axvline(overall, color=MUTED, linewidth=1, linestyle="--", zorder=0)
+    ax.hlines(rows, table["low"], table["high"], color=COLOURS[0], linewidth=2)
+    ax.plot(table["mean"], rows, "o", color=COLOURS[0])
+    ax.set_yticks(rows, [f"{name}  ({n:,})" for name, n in zip(table.index, table["photos"], strict=True)])
+    ax.set(xlabel=xlabel, title=title, ylim=(-0.6, len(table) - 0.4))
+    ax.grid(False, axis="y")
+    return ax
+
+
+def mean_faces(
+    pixels: np.ndarray, manifest: pd.DataFrame, rows: str, columns: str, *, order: Sequence[str] | None = None
+) -> Figure:
+    """Averages over all photos of each combination of two columns, with their numbers.
+
+    Combinations of fewer than 50 photos stay blank: such an average might still show a person.
+
+    Parameters
+    ----------
+    pixels : uint8 ``[n, size, size, 3]``, in the order of the manifest's rows.
+    """
+    down = sorted(manifest[rows].dropna().unique())
+    across = order or sorted(manifest[columns].dropna().unique())
+    shape = (len(down), len(across))
+    figure, axes = plt.subplots(*shape, figsize=(1.15 * shape[1] + 0.4, 1.35 * shape[0]), squeeze=False)
+    for ax, (first, second) in zip(axes.flat, ((a, b) for a in down for b in across), strict=True):
+        members = np.flatnonzero((manifest[rows] == first) & (manifest[columns] == second))
+        ax.set(xticks=[], yticks=[], xlabel=f"{len(members):,}")
+        ax.xaxis.label.set(size=8, color=MUTED)
+        ax.spines[:].set_visible(False)
+        if len(members) >= FEWEST_IN_A_MEAN:
+            ax.imshow(mean_image(pixels, members))
+        else:
+            ax.imshow(np.full((2, 2, 3), 245, np.uint8))
+            ax.set_xlabel(f"{len(members):,} (too few)")
+    for ax, name in zip(axes[0], across, strict=True):
+        ax.set_title(name, loc="center", size=10)
+    for ax, name in zip(axes[:, 0], down, strict=True):
+        ax.set_ylabel(name)
+    return figure
+
+
+def mean_image(pixels: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """The average of the photos ``members`` of ``pixels``, stretched to full contrast: uint8 ``[size, size, 3]``.
+
+    Raises
+    ------
+    ValueError : for fewer than 50 photos.
+    """
+    if len(members) < FEWEST_IN_A_MEAN:
+        raise ValueError(f"a mean of {len(members)} photos might show a person; at least {FEWEST_IN_A_MEAN} are needed")
+    total = np.zeros(pixels.shape[1:])
+    for start in range(0, len(members), 1000):
+        total += pixels[members[start : start + 1000]].sum(0, dtype=np.float64)
+    mean = total / len(members)
+    low, high = np.quantile(mean, [0.01, 0.99])
+    return np.clip((mean - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)

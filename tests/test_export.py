@@ -1,0 +1,121 @@
+"""An exported folder says what the trained network says, or is not written at all."""
+
+import json
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from faces import export, models, predict
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+FIGURES = {"photos": 10, "accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}}
+METRICS = {
+    "weights": 5,
+    "test": {"utkface": FIGURES},
+    "test_by_age_group": {"utkface": {"0-2": {"mean": 0.7, "photos": 3}, "20-29": {"mean": 0.95, "photos": 7}}},
+}
+
+
+def network(**options):
+    """A network whose batch-norm statistics are not the initial ones."""
+    torch.manual_seed(0)
+    model = models.gender_cnn(**options).train()
+    model(torch.rand(16, 3, 64, 64))
+    return model.eval()
+
+
+def write(folder, model, pixels=PIXELS):
+    history = pd.DataFrame({"epoch": [1, 2], "val_acc": [0.5, 0.612345678]})
+    return export.export(
+        model,
+        folder,
+        classes=["female", "male"],
+        size=64,
+        pixels=pixels,
+        metrics=METRICS,
+        history=history,
+        card="# A card",
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model = network(standardize=True, batch_norm=True, padding=1)
+    return model, write(tmp_path_factory.mktemp("artifacts") / "net", model)
+
+
+def test_the_folder_is_complete_and_self_describing(exported):
+    model, folder = exported
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.onnx", "weights.safetensors", "metrics.json", "history.csv", "MODEL_CARD.md"}
+    assert {path.name for path in folder.parent.iterdir()} == {"net"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["test"] == METRICS["test"]
+    assert metrics["export"]["images"] == 7 and metrics["export"]["largest_difference"] < 1e-4
+    assert metrics["made_with"]["torch"] == torch.__version__
+    loaded = predict.Model(folder)
+    assert loaded.classes == ("female", "male") and loaded.size == 64
+    again = models.gender_cnn(standardize=True, batch_norm=True, padding=1)
+    again.load_state_dict(load_file(folder / "weights.safetensors"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_probabilities_are_those_of_torch_for_any_batch(exported, n):
+    model, folder = exported
+    x = torch.from_numpy(PIXELS[:n]).permute(0, 3, 1, 2).float() / 255
+    expected = model(x).softmax(1).detach().numpy()
+    np.testing.assert_allclose(predict.Model(folder).probabilities(PIXELS[:n]), expected, atol=1e-5)
+
+
+def test_the_graph_tells_nothing_of_the_machine_that_wrote_it(exported):
+    _, folder = exported
+    proto = onnx.load(folder / "model.onnx")
+    assert [prop.key for prop in proto.metadata_props] == ["faces"]
+    text = str(proto)
+    assert "site-packages" not in text and "File " not in text
+
+
+def test_a_network_that_comes_out_different_is_not_written(tmp_path, monkeypatch):
+    model = network()
+    folder = write(tmp_path / "net", model)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = network(hidden=128)
+    honest = export.write_onnx
+
+    def swapped(_, path, **options):
+        honest(network(standardize=True), path, **options)
+
+    monkeypatch.setattr(export, "write_onnx", swapped)
+    with pytest.raises(export.ExportError, match="differs from the trained one"):
+        write(folder, other)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+def test_an_export_must_be_compared_on_something(tmp_path):
+    with pytest.raises(export.ExportError, match="none were given"):
+        write(tmp_path / "net", network(), PIXELS[:0])
+    assert not (tmp_path / "net").exists()
+
+
+def test_model_card_takes_its_figures_from_the_metrics():
+    card = export.model_card("net", task="gender", data="utkface", metrics=METRICS | {"elsewhere": {"mtfl": FIGURES}})
+    assert "| utkface, test split | 10 | 90.0% | 80.0% – 95.0% |" in card
+    assert "| mtfl, never trained on | 10 | 90.0% |" in card
+    assert "least accurate for age group 0-2 (70.0% of 3 photos)" in card
+    for heading in ("Measured", "Known failures", "Intended use", "Training data and its terms"):
+        assert f"## {heading}" in card
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = export.write_json(tmp_path / "new" / "a.json", {"ä": 1})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 1}
+    with pytest.raises(ValueError):
+        export.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 1}
