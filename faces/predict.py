@@ -1,0 +1,414 @@
+"""The runtime: exported networks on folders of photos. Needs numpy, Pillow, onnxruntime and tqdm, and no torch.
+
+``process.py`` is its command line. A model is a folder with a ``model.onnx`` that takes uint8 RGB squares
+``[n, size, size, 3]`` and returns probabilities ``[n, classes]``; its size and class names are in its metadata, so
+that nothing here can disagree with how it was trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import onnxruntime
+from tqdm import tqdm
+
+from faces import images
+
+ROOT = Path(__file__).resolve().parent.parent
+ARTIFACTS = ROOT / "artifacts"
+DEFAULT_MODEL = "gender_cnn_plus"
+RESULTS, ERRORS = "process_results.json", "process_errors.json"
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as given; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one photo.
+
+    label : the likeliest class. confidence : its probability. probabilities : of every class, in the model's order.
+    """
+
+    label: str
+    confidence: float
+    probabilities: np.ndarray
+
+
+class Model:
+    """An exported network, ready to run.
+
+    Parameters
+    ----------
+    where : the name of a folder under ``artifacts/``, or the path of a folder that holds a ``model.onnx``.
+    threads : of the network's own; by default one a core.
+
+    Raises
+    ------
+    UsageError : no such model, or a file that is not one.
+    """
+
+    def __init__(self, where: str | os.PathLike = DEFAULT_MODEL, *, threads: int = 0):
+        self.folder = find_model(where)
+        self.name = self.folder.resolve().name
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # what fails is raised too
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+            about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
+            self.classes, self.size = tuple(about["classes"]), int(about["size"])
+            self.input = self.session.get_inputs()[0].name
+            trial = np.zeros((2, self.size, self.size, 3), np.uint8)
+            shape = self.session.run(None, {self.input: trial})[0].shape
+        except KeyError as error:
+            raise UsageError(f"{self._file} was not written by faces.export (its metadata has no {error})") from None
+        except Exception as error:  # onnxruntime raises a dozen kinds of its own
+            raise UsageError(f"{self._file} cannot be loaded: {_one_line(error)}") from None
+        if shape != (2, len(self.classes)):
+            raise UsageError(f"{self._file} names {len(self.classes)} classes but answers two photos with {shape}")
+
+    @property
+    def _file(self) -> str:
+        return _printable(str(self.folder / "model.onnx"))
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 ``[n, size, size, 3]`` -> float32 ``[n, classes]``, rows summing to 1."""
+        try:
+            return self.session.run(None, {self.input: pixels})[0]
+        except Exception as error:  # mostly for want of memory
+            message = f"{self.name} failed on a batch of {len(pixels)}, try a smaller one: {_one_line(error)}"
+            raise UsageError(message) from None
+
+    def predict(self, pixels: np.ndarray) -> list[Prediction]:
+        """One ``Prediction`` for every square of ``pixels``, as for ``probabilities``."""
+        return [
+            Prediction(self.classes[best], float(row[best]), row)
+            for row in self.probabilities(pixels)
+            for best in [int(row.argmax())]
+        ]
+
+
+def find_model(where: str | os.PathLike) -> Path:
+    """The folder of a model given by path or by its name under ``artifacts/``; UsageError lists what there is."""
+    for folder in (Path(where), ARTIFACTS / where):
+        if (folder / "model.onnx").is_file():
+            return folder
+    known = sorted(path.parent.name for path in ARTIFACTS.glob("*/model.onnx"))
+    known = ", ".join(known) or "those in artifacts/ (there are none)"
+    raise UsageError(f"no model {os.fspath(where)!r}: name a folder that holds a model.onnx, or one of {known}")
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def find_files(folder: str | os.PathLike, *, recursive: bool = False) -> Iterator[str]:
+    """Names of the files in ``folder``, sorted; with ``recursive`` paths below it, with forward slashes.
+
+    Every file counts, whatever its name: what is not a picture is reported, not overlooked. Only what operating
+    systems leave behind (``.DS_Store``, ``Thumbs.db``) is passed over. Links to folders are not followed. A folder
+    below that cannot be listed is yielded itself, as "name/", to be reported.
+    """
+    with os.scandir(folder) as entries:
+        # A folder sorts as "name/", which makes this walk yield whole paths in plain string order.
+        found = sorted(
+            (entry.name + "/" * directory, directory)
+            for entry in entries
+            for directory in [entry.is_dir(follow_symlinks=False)]
+            if not images.is_litter(entry.name) and (directory or not _links_to_folder(entry))
+        )
+    for name, directory in found:
+        if not directory:
+            yield name
+        elif recursive:
+            try:
+                for below in find_files(Path(folder) / name, recursive=True):
+                    yield name + below
+            except OSError:
+                yield name
+
+
+def _links_to_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where one may not look: it is reported when it is read
+        return False
+
+
+def predict_files(
+    model: Model, folder: str | os.PathLike, names: Iterable[str], *, batch_size: int = 64, threads: int | None = None
+) -> Iterator[tuple[str, Prediction | images.ImageError]]:
+    """(name, what the network says or why it could not be asked) for every file, in the order given.
+
+    Worker threads decode some batches ahead while the network runs; nothing else is kept, so memory does not
+    grow with the number of files.
+
+    Parameters
+    ----------
+    names : paths below ``folder``.
+    batch_size : photos the network sees at once.
+    threads : that decode; by default one a core, and one more.
+    """
+    workers = threads or (os.cpu_count() or 1) + 1
+    ahead: deque = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            for batch in _chunks(names, batch_size):
+                ahead.append((batch, pool.submit(_decode_batch, folder, batch, model.size)))
+                if len(ahead) > workers:
+                    yield from _answers(model, *ahead.popleft())
+            while ahead:
+                yield from _answers(model, *ahead.popleft())
+        finally:
+            for _, waiting in ahead:
+                waiting.cancel()
+
+
+def _decode_batch(folder, names, size) -> tuple[np.ndarray, dict[str, images.ImageError]]:
+    pixels, errors = [], {}
+    for name in names:
+        path = os.path.join(folder, name)  # noqa: PTH118 (a Path a photo costs time)
+        try:
+            mode = os.stat(path).st_mode  # noqa: PTH116
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise images.ImageError("a pipe or device, not a file")  # reading it could wait for ever
+            pixels.append(images.decode(path, size))
+        except images.ImageError as error:
+            errors[name] = error
+        except OSError as error:
+            errors[name] = images.ImageError(error.strerror or str(error))
+    return np.stack(pixels) if pixels else np.empty((0, size, size, 3), np.uint8), errors
+
+
+def _answers(model, names, decoded):
+    pixels, errors = decoded.result()
+    predictions = iter(model.predict(pixels) if len(pixels) else ())
+    for name in names:
+        yield name, errors.get(name) or next(predictions)
+
+
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    chunk: list = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name only when it is complete; on an error the old one stays."""
+    path = Path(os.path.realpath(path))  # a link stays one: the file that it names is replaced
+    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        # mkstemp makes files that only their owner may read; a result is an ordinary file.
+        umask = os.umask(0)
+        os.umask(umask)
+        with suppress(OSError):  # a memory stick may know no permissions
+            Path(partial).chmod(0o666 & ~umask)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+class JsonObject:
+    """Writes one JSON object a pair at a time, so that it need not be held in memory."""
+
+    def __init__(self, file: IO[str]):
+        self.file, self.count = file, 0
+
+    def add(self, key: str, value) -> None:
+        self.file.write(("," if self.count else "{") + f"\n  {_json(key)}: {_json(value)}")
+        self.count += 1
+
+    def close(self) -> None:
+        self.file.write("\n}\n" if self.count else "{}\n")
+
+
+def _json(value) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        # A file name that is not UTF-8: escaped, it survives (os.fsencode turns it back into the name's bytes).
+        text = json.dumps(value)
+    return text
+
+
+def process_folder(
+    folder: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    model: Model,
+    recursive: bool = False,
+    batch_size: int = 64,
+    confidence: bool = False,
+    progress: bool = True,
+) -> tuple[int, int]:
+    """Predict every photo of a folder and write ``output``; return how many were read and how many could not be.
+
+    ``output`` becomes ``{"img_1.jpg": "male", …}`` sorted by name, or with ``confidence``
+    ``{"img_1.jpg": {"label": "male", "probability": 0.98}, …}``. What could not be read is reported on stderr and
+    written to ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier run goes.
+    Both appear only when complete.
+    """
+    output = Path(output)
+    errors_path = output.with_name(ERRORS)
+    names = _without_ours(find_files(folder, recursive=recursive), folder, output)
+    bar = tqdm(unit="photo", desc=model.name, disable=None if progress and sys.stderr else True, leave=False)
+    with bar, whole_file(output) as results_file, tempfile.TemporaryFile("w+", encoding="utf-8") as errors_file:
+        results, errors = JsonObject(results_file), JsonObject(errors_file)
+        for name, answer in predict_files(model, folder, names, batch_size=batch_size):
+            if isinstance(answer, images.ImageError):
+                tqdm.write(_printable(f"{name}: {answer}"), file=sys.stderr)
+                errors.add(name, str(answer))
+            elif confidence:
+                results.add(name, {"label": answer.label, "probability": round(answer.confidence, 4)})
+            else:
+                results.add(name, answer.label)
+            bar.update()
+        results.close()
+        errors.close()
+        if errors.count:
+            errors_file.seek(0)
+            with whole_file(errors_path) as file:
+                for line in errors_file:
+                    file.write(line)
+    if not errors.count:
+        errors_path.unlink(missing_ok=True)
+    return results.count, errors.count
+
+
+def _without_ours(names: Iterable[str], folder: str | os.PathLike, output: Path) -> Iterator[str]:
+    """``names`` less the files that are written, should they lie in the folder that is read."""
+    try:
+        below = output.parent.resolve().relative_to(Path(folder).resolve())
+    except ValueError:
+        return iter(names)
+    written = [(below / name).as_posix() for name in (output.name, ERRORS)]
+    unfinished = tuple((below / f".{name}.").as_posix() for name in (output.name, ERRORS))
+    return (name for name in names if name not in written and not name.startswith(unfinished))
+
+
+# ----------------------------------------------------------------------------------------------- command line
+
+EXAMPLES = f"""examples:
+  python process.py photos                        label every face photo in the folder photos
+  python process.py photos --recursive            and in the folders below it
+  python process.py photos --confidence           write label and probability
+  python process.py photos --output labels.json   write to another file
+
+exit status:
+  0    every file was read
+  1    some files could not be read; they are listed in {ERRORS}
+  2    nothing was done: wrong usage, no such folder, no such model, or the results cannot be written
+  130  interrupted; nothing was written
+"""
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="process.py",
+        description=f"Label every face photo in a folder; the answers go to {RESULTS} beside process.py.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder of photos, each a crop of one face")
+    parser.add_argument("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
+    parser.add_argument("--recursive", action="store_true", help="look into folders below DIR; names become paths")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="name of a folder in artifacts/, or a path (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="photos at once (default: 64)")
+    parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns its exit status (see ``EXAMPLES``)."""
+    options = _arguments(argv)
+    output = ROOT / RESULTS if options.output is None else Path(options.output)
+    shown = _printable(str(output))
+    try:
+        if not options.folder:
+            raise UsageError("DIR is empty; name a folder")
+        if not Path(options.folder).is_dir():
+            what = "is a file, not a folder" if Path(options.folder).exists() else "does not exist"
+            raise UsageError(f"{_printable(options.folder)} {what}")
+        if not output.parent.is_dir() or (output.exists() and not output.is_file()):
+            raise UsageError(f"cannot write {shown}: name a file in a folder that exists")
+        if output.name.lower() == ERRORS:
+            raise UsageError(f"cannot write {shown}: that name is for the list of unreadable files")
+        model = Model(options.model)
+        read, failed = process_folder(
+            options.folder,
+            output,
+            model=model,
+            recursive=options.recursive,
+            batch_size=options.batch_size,
+            confidence=options.confidence,
+        )
+    except UsageError as error:
+        print(f"process.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"process.py: {error.strerror or error}: {_printable(str(error.filename or output))}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("process.py: not enough memory; try a smaller --batch-size", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("process.py: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    print(f"{_count(read, 'photo')} labelled by {_printable(model.name)} -> {shown}")
+    if failed:
+        errors = _printable(str(output.with_name(ERRORS)))
+        print(f"{_count(failed, 'file')} could not be read -> {errors}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _printable(name: str) -> str:
+    """A name fit for any terminal: control characters and what is not UTF-8 are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Label every face photo in a folder: python process.py DIR (see --help)."""
+
+import sys
+
+try:
+    from faces.predict import main
+except ModuleNotFoundError as error:
+    print(f"process.py: {error.name} is not installed; run `make run` once, or `pip install -e .`", file=sys.stderr)
+    sys.exit(2)
+
+if __name__ == "__main__":
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+    sys.exit(main())

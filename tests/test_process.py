@@ -1,0 +1,332 @@
+"""process.py as a user runs it: a copy with only the runtime beside it, in a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_model
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME = ("process.py", "faces/__init__.py", "faces/images.py", "faces/predict.py")
+TIMEOUT = 60  # seconds
+posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, signals and permissions as POSIX has them")
+not_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory):
+    """A folder with the runtime alone, and a tiny model under the default model's name."""
+    from faces.predict import DEFAULT_MODEL
+
+    folder = tmp_path_factory.mktemp("tool")
+    for name in RUNTIME:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    tiny_model.write(folder / "artifacts" / DEFAULT_MODEL)
+    return folder
+
+
+@pytest.fixture
+def results(tool):
+    """Where results go by default; gone again after the test."""
+    yield tool / "process_results.json"
+    for path in tool.glob("process_*.json"):
+        path.unlink()
+
+
+def process(tool, *arguments, prelude=None, **environment):
+    """Run process.py, after the line of Python ``prelude`` if there is one."""
+    command = [sys.executable, tool / "process.py", *arguments]
+    if prelude:
+        command[1:2] = ["-c", f"{prelude}; import runpy; runpy.run_path('process.py', run_name='__main__')"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=TIMEOUT,
+        cwd=tool if prelude else None,
+        env={**os.environ, **environment},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def picture(path, colour, size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, "JPEG")
+
+
+def errors_beside(output):
+    return output.with_name("process_errors.json")
+
+
+# ------------------------------------------------------------------------------------------------- the answers
+
+
+def test_the_plain_command(tool, results, tmp_path):
+    names = ["img_1.jpg", "img_10.jpg", "img_2.jpg", "Jürgen & Zoë.jpg", "two words.jpg", "😀.jpg"]
+    if os.name != "nt":
+        names += ["line\nbreak.jpg", 'quote".jpg']
+    for name in names:
+        picture(tmp_path / name, "blue" if "2" in name else "red")
+    picture(tmp_path / "below" / "img_3.jpg", "red")
+    for litter in (".DS_Store", "Thumbs.db", "._img_1.jpg"):
+        (tmp_path / litter).write_bytes(b"\0")
+    done = process(tool, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{len(names)} photos labelled by gender_cnn_plus -> {results}\n"
+    text = results.read_text("utf-8")
+    assert list(json.loads(text).items()) == [(n, "blue" if n == "img_2.jpg" else "red") for n in sorted(names)]
+    assert '  "img_1.jpg": "red",\n' in text and '"Jürgen & Zoë.jpg"' in text and '"😀.jpg"' in text
+    assert not errors_beside(results).exists()
+
+
+def test_every_option_at_once(tool, tmp_path):
+    for name, colour in {"a/b.jpg": "red", "a.jpg": "blue", "a-b.jpg": "red", "a/c/d.jpg": "blue"}.items():
+        picture(tmp_path / "photos" / name, colour)
+    if os.name != "nt":
+        (tmp_path / "photos" / "a" / "up").symlink_to(tmp_path / "photos")
+        (tmp_path / "photos" / "z.jpg").symlink_to(tmp_path / "photos" / "a.jpg")
+    output, model = tmp_path / "labels.json", tiny_model.write(tmp_path / "mine")
+    done = process(
+        tool,
+        tmp_path / "photos",
+        "--recursive",
+        "--confidence",
+        "--batch-size=3",
+        f"--output={output}",
+        "--model",
+        model,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = json.loads(output.read_text("utf-8"))
+    assert list(answers)[:4] == ["a-b.jpg", "a.jpg", "a/b.jpg", "a/c/d.jpg"]
+    assert list(answers)[4:] == ([] if os.name == "nt" else ["z.jpg"])
+    assert [answer["label"] for answer in answers.values()][:4] == ["red", "blue", "red", "blue"]
+    assert answers["a.jpg"].keys() == {"label", "probability"} and 0.99 < answers["a.jpg"]["probability"] <= 1
+    assert not (tool / "process_results.json").exists()
+
+
+def test_an_empty_folder(tool, results, tmp_path):
+    done = process(tool, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(results.read_text()) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")
+def test_a_name_that_is_not_utf8(tool, results, tmp_path):
+    try:
+        picture(tmp_path / os.fsdecode(b"caf\xe9.jpg"), "red")
+        (tmp_path / os.fsdecode(b"caf\xe8 \xf0\x9f\x98\x80.jpg")).touch()
+    except OSError:
+        pytest.skip("this file system refuses the name")
+    done = process(tool, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("caf\\udce8 😀.jpg: empty file\n")
+    assert [os.fsencode(name) for name in json.loads(results.read_text("utf-8"))] == [b"caf\xe9.jpg"]
+    assert [os.fsencode(name) for name in json.loads(errors_beside(results).read_text("utf-8"))] == [
+        b"caf\xe8 \xf0\x9f\x98\x80.jpg"
+    ]
+
+
+def test_a_terminal_that_cannot_show_the_name(tool, tmp_path):
+    picture(tmp_path / "a.jpg", "red")
+    output = tmp_path / "日本.json"
+    done = process(tool, tmp_path, "--output", output, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u65e5\\u672c.json" in done.stdout and output.exists()
+
+
+# ---------------------------------------------------------------------------------------------- the unreadable
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    """A folder with two good photos, and its bad files with the beginnings of the reasons."""
+    picture(tmp_path / "good.jpg", "red")
+    picture(tmp_path / "good_2.jpg", "blue", (400, 300))
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good_2.jpg").read_bytes()[:-200])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "notes.txt").write_text("not a picture")
+    bad = {"cut.jpg": "", "empty.jpg": "empty file", "notes.txt": "not a picture in a known format"}
+    if os.name != "nt":
+        (tmp_path / "dangling.jpg").symlink_to("nowhere.jpg")
+        (tmp_path / "self.jpg").symlink_to("self.jpg")
+        os.mkfifo(tmp_path / "pipe.jpg")
+        bad |= {"dangling.jpg": "No such file", "self.jpg": "Too many levels", "pipe.jpg": "a pipe or device"}
+    return tmp_path, bad
+
+
+def test_unreadable_files_are_reported_and_the_good_ones_labelled(tool, results, troubled):
+    folder, bad = troubled
+    done = process(tool, folder)
+    assert done.returncode == 1
+    assert json.loads(results.read_text()) == {"good.jpg": "red", "good_2.jpg": "blue"}
+    reasons = json.loads(errors_beside(results).read_text())
+    assert list(reasons) == sorted(bad)
+    assert all(reason and reason.startswith(bad[name]) for name, reason in reasons.items())
+    *lines, last = done.stderr.splitlines()
+    assert lines == [f"{name}: {reason}" for name, reason in reasons.items()]
+    assert last == f"{len(bad)} files could not be read -> {errors_beside(results)}"
+
+    for name in bad:
+        (folder / name).unlink()
+    done = process(tool, folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not errors_beside(results).exists()
+
+
+@posix
+@not_root
+def test_what_may_not_be_read(tool, results, tmp_path):
+    picture(tmp_path / "mine.jpg", "red")
+    picture(tmp_path / "private.jpg", "red")
+    picture(tmp_path / "private" / "a.jpg", "red")
+    (tmp_path / "private.jpg").chmod(0)
+    (tmp_path / "private").chmod(0)
+    try:
+        done = process(tool, tmp_path, "--recursive")
+    finally:
+        (tmp_path / "private").chmod(0o700)
+    assert done.returncode == 1
+    assert json.loads(results.read_text()) == {"mine.jpg": "red"}
+    reasons = json.loads(errors_beside(results).read_text())
+    assert reasons == {"private.jpg": "Permission denied", "private/": "Permission denied"}
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model", "cow"], "process.py: no model 'cow': name a folder that holds a model.onnx, or one of gender"),
+        (["--model", "GARBAGE"], "process.py: GARBAGE/model.onnx cannot be loaded: "),
+        (["--batch-size", "x"], "process.py: error: argument --batch-size: 'x' is not a whole number above 0"),
+    ],
+)
+def test_refusals(tool, results, tmp_path, arguments, complaint):
+    picture(tmp_path / "photos" / "a.jpg", "red")
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "model.onnx").write_bytes(b"\x08\x07garbage" * 50)
+    garbage = str(tmp_path / "garbage")
+    results.write_text("old")
+    done = process(tool, tmp_path / "photos", *(garbage if part == "GARBAGE" else part for part in arguments))
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.replace(garbage, "GARBAGE").replace("\\", "/").splitlines()
+    assert lines[-1].startswith(complaint)
+    assert lines[:-1] == [] or lines[0].startswith("usage: process.py")
+    assert results.read_text() == "old"
+
+
+def test_help(tool):
+    done = process(tool, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) < 45
+    assert "\n  python process.py photos --recursive " in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ interruption
+
+SLOWLY = """
+import signal, sys, time
+from faces import images
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+decode = images.decode
+def slowly(path, size):
+    print("decoding", flush=True)
+    time.sleep(0.05)
+    return decode(path, size)
+images.decode = slowly
+import runpy
+runpy.run_path("process.py", run_name="__main__")
+"""
+
+
+@posix
+def test_ctrl_c_leaves_the_old_results(tool, tmp_path):
+    for number in range(400):
+        picture(tmp_path / "photos" / f"{number}.jpg", "red")
+    output = tmp_path / "labels.json"
+    output.write_text("old")
+    command = [sys.executable, "-c", SLOWLY, tmp_path / "photos", "--output", output, "--batch-size", "4"]
+    with subprocess.Popen(
+        command, cwd=tool, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=TIMEOUT)
+    assert (child.returncode, err) == (130, "process.py: interrupted; nothing was written\n")
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.json", "photos"]
+
+
+# ---------------------------------------------------------------------------------------------- what it needs
+
+RESEARCH = ["torch", "torchvision", "pandas", "sklearn", "matplotlib", "scipy", "seaborn", "onnx", "papermill"]
+NO_NETWORK = (
+    "import socket; refuse = lambda *_, **__: (_ for _ in ()).throw(RuntimeError('network'));"
+    " socket.socket.__init__ = socket.create_connection = socket.getaddrinfo = refuse"
+)
+
+
+def test_neither_research_nor_network_is_needed(tool, results, tmp_path):
+    picture(tmp_path / "a.jpg", "red")
+    prelude = f"import sys; sys.modules.update(dict.fromkeys({RESEARCH})); {NO_NETWORK}"
+    done = process(tool, tmp_path, prelude=prelude)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(results.read_text()) == {"a.jpg": "red"}
+
+
+def test_a_missing_dependency_is_one_line(tool, results, tmp_path):
+    done = process(tool, tmp_path, prelude="import sys; sys.modules['onnxruntime'] = None")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == ("process.py: onnxruntime is not installed; run `make run` once, or `pip install -e .`\n")
+    assert not results.exists()
+
+
+def test_importing_faces_imports_nothing_else():
+    code = "import sys; before = set(sys.modules); import faces; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "['faces']\n"
+
+
+def test_one_photo_takes_no_time(tool, results, tmp_path):
+    picture(tmp_path / "a.jpg", "red", (1200, 1600))
+    seconds = []
+    for _ in range(3):  # the machine may be busy
+        start = time.perf_counter()
+        assert process(tool, tmp_path).returncode == 0
+        seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 1:
+            break
+    assert min(seconds) < 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
+    # Not getrusage: its peak counts the parent's pages too, from the moment between fork and exec.
+    prelude = (
+        "import atexit, re; status = '/proc/self/status'; peak = lambda: re.search(r'VmHWM:\\s+(\\d+)',"
+        " open(status).read())[1]; atexit.register(lambda: print('peak', peak()))"
+    )
+    picture(tmp_path / "one.jpg", "red", (600, 600))
+
+    def peak(count):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            os.link(tmp_path / "one.jpg", folder / f"{number}.jpg")
+        done = process(tool, folder, prelude=prelude)
+        assert len(json.loads(results.read_text())) == count
+        return int(done.stdout.split()[-1]) / 1024
+
+    assert peak(3000) - peak(300) < 25  # MB
