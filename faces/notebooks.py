@@ -1,0 +1,178 @@
+"""Run the notebooks headless: ``python -m faces.notebooks [--only 02] [--profile demo] [-p name value]``.
+
+A profile is a file ``configs/NAME.yaml``: one block of parameters a notebook, and a block ``draw`` of practice sets
+to draw first. A parameter that a notebook does not have is an error, and so is a value of another kind than the
+notebook says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS, CONFIGS, EXECUTED = ROOT / "notebooks", ROOT / "configs", ROOT / "runs" / "notebooks"
+
+
+class RunnerError(ValueError):
+    """The notebooks cannot be run as asked; the message is for the user."""
+
+
+class NotebookError(RuntimeError):
+    """A cell failed; the message ends in its error."""
+
+
+def at_root() -> Path:
+    """Make the project's folder the working folder, so that paths mean the same in Jupyter and under papermill."""
+    os.chdir(ROOT)
+    return ROOT
+
+
+def find(only: Iterable[str] = ()) -> list[Path]:
+    """The notebooks in reading order, or those whose names begin with one of ``only`` ("02")."""
+    known = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    only = list(only)
+    for start in only:
+        if not any(path.stem.startswith(start) for path in known):
+            raise RunnerError(f"no notebook begins with {start!r}; there are {', '.join(p.stem for p in known)}")
+    return [path for path in known if not only or any(path.stem.startswith(start) for start in only)]
+
+
+def read_profile(name: str) -> dict[str, dict]:
+    """The blocks of ``configs/NAME.yaml``; RunnerError if there is none, or it names a notebook that is not there."""
+    import yaml
+
+    path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise RunnerError(f"no profile {name!r}; there are {', '.join(sorted(p.stem for p in CONFIGS.glob('*.yaml')))}")
+    blocks = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    unknown = set(blocks) - {notebook.stem for notebook in find()} - {"draw"}
+    if unknown:
+        raise RunnerError(f"{path} has a block for {', '.join(sorted(unknown))}, which is no notebook")
+    return {key: block or {} for key, block in blocks.items()}
+
+
+def parameters_of(notebook: Path) -> dict[str, str]:
+    """Names of a notebook's parameters and the kinds that it declares ("int", "list" …)."""
+    import papermill
+
+    return {name: about["inferred_type_name"] for name, about in papermill.inspect_notebook(str(notebook)).items()}
+
+
+def check(notebook: Path, parameters: dict) -> dict:
+    """``parameters`` as the notebook wants them (whole numbers as float where it asks for float).
+
+    Raises
+    ------
+    RunnerError : a parameter that the notebook does not have, or a value of another kind than it declares.
+    """
+    declared = parameters_of(notebook)
+    checked = {}
+    for name, value in parameters.items():
+        if name not in declared:
+            raise RunnerError(f"{notebook.stem} has no parameter {name!r}; it has {', '.join(declared)}")
+        kind = {"int": int, "float": float, "str": str, "bool": bool, "list": list}.get(declared[name])
+        if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
+            value = float(value)  # YAML takes 3e-4, without a point, for a word
+        if kind is float and type(value) is int:
+            value = float(value)
+        if kind and type(value) is not kind:
+            raise RunnerError(f"{notebook.stem}: {name} must be {kind.__name__}, not {value!r}")
+        checked[name] = value
+    return checked
+
+
+def run(notebook: Path, parameters: dict | None = None, *, folder: Path = EXECUTED, progress: bool = True) -> Path:
+    """Execute one notebook with papermill on the kernel ``python3`` and return the executed copy.
+
+    The copy is kept in ``folder`` whatever happens: it shows how far a failed run came.
+
+    Raises
+    ------
+    RunnerError : before anything runs, see ``check``.
+    NotebookError : a cell failed; the message ends in its error.
+    """
+    import papermill
+
+    parameters = check(notebook, parameters or {})
+    folder.mkdir(parents=True, exist_ok=True)
+    executed = folder / notebook.name
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(executed), parameters, kernel_name="python3", cwd=str(ROOT), progress_bar=progress
+        )
+    except papermill.PapermillExecutionError as error:
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        raise NotebookError(
+            f"{notebook.stem} failed in cell {error.cell_index}; what ran is in {executed}\n{trace}"
+        ) from None
+    return executed
+
+
+def run_profile(
+    profile: str, *, only: Iterable[str] = (), parameters: dict | None = None, folder: Path = EXECUTED
+) -> list[Path]:
+    """Run notebooks with a profile's parameters and, over those, ``parameters``; return the executed copies.
+
+    ``parameters`` reach every notebook that has them; one that none of the notebooks has is refused, and nothing is
+    run unless all parameters of all notebooks are good.
+    """
+    blocks, notebooks, parameters = read_profile(profile), find(only), parameters or {}
+    declared = {notebook: parameters_of(notebook) for notebook in notebooks}
+    for name in parameters:
+        if not any(name in names for names in declared.values()):
+            known = sorted(set().union(*declared.values()))
+            raise RunnerError(f"none of these notebooks has a parameter {name!r}; they have {', '.join(known)}")
+    wanted = {
+        notebook: check(
+            notebook, blocks.get(notebook.stem, {}) | {k: v for k, v in parameters.items() if k in declared[notebook]}
+        )
+        for notebook in notebooks
+    }
+    for where, settings in blocks.get("draw", {}).items():
+        from faces import demo
+
+        demo.make(ROOT / where, **settings)
+    executed = []
+    for notebook in notebooks:
+        started = time.perf_counter()
+        print(f"{notebook.stem} …", file=sys.stderr, flush=True)
+        executed.append(run(notebook, wanted[notebook], folder=folder))
+        print(f"{notebook.stem} done in {time.perf_counter() - started:.0f} s -> {executed[-1]}", file=sys.stderr)
+    return executed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: 0 when every notebook ran, 1 when a cell failed, 2 for wrong usage."""
+    import yaml
+
+    parser = argparse.ArgumentParser(prog="python -m faces.notebooks", description="Run the notebooks headless.")
+    parser.add_argument("--only", action="append", default=[], metavar="NN", help="only notebooks that begin so")
+    parser.add_argument("--profile", default="full", help="parameters from configs/PROFILE.yaml (default: %(default)s)")
+    parser.add_argument("--data", nargs="+", metavar="DIR", help="folders of labelled photos (parameter data_dirs)")
+    parser.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
+    )
+    options = parser.parse_args(argv)
+    try:
+        parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
+        if options.data:
+            # Notebooks run in the project's folder; these paths were meant from here.
+            parameters["data_dirs"] = [str(Path(folder).resolve()) for folder in options.data]
+        run_profile(options.profile, only=options.only, parameters=parameters)
+    except (RunnerError, yaml.YAMLError, FileExistsError) as error:
+        print(f"faces.notebooks: {error}", file=sys.stderr)
+        return 2
+    except NotebookError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

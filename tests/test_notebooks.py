@@ -1,0 +1,186 @@
+"""The notebooks keep their form, run end to end on drawn faces, and the runner refuses what it should."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from faces import notebooks, predict
+
+ALL = notebooks.find()
+NAMES = [path.stem for path in ALL]
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=ALL, ids=NAMES)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_form(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    assert "**Question.**" in notebook.cells[0].source
+    assert notebook.cells[1].metadata.tags == ["parameters"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+    assert "metrics" in code(notebook)[-1].source
+    assert notebook.cells[-1].cell_type == "markdown" and "## What the full run showed" in notebook.cells[-1].source
+    assert not any(cell.outputs or cell.execution_count for cell in code(notebook))
+
+
+def test_parameters_are_typed_commented_and_computed_from_nothing(notebook):
+    for line in notebook.cells[1].source.splitlines():
+        name, value = re.fullmatch(r"(\w+: (?:int|float|str|bool|list)) = (.+?)  # .{10,}", line).groups()
+        yaml.safe_load(value)
+        assert "(" not in value, name
+
+
+def test_linked_figures_are_committed_and_written_by_their_own_notebook(notebook):
+    prose = notebook.cells[-1].source
+    source = "\n".join(cell.source for cell in code(notebook))
+    linked = re.findall(r"\(\.\./figures/([\w-]+)\.png\)", prose)
+    assert linked
+    for name in linked:
+        assert (notebooks.ROOT / "figures" / f"{name}.png").is_file()
+        stem = re.sub(r"_(utkface|fairface)$", "_{source}", name)
+        assert f'"{stem}"' in source
+
+
+@pytest.mark.parametrize("profile", ["demo", "full"])
+def test_profiles_name_only_parameters_that_the_notebooks_have(profile):
+    blocks = notebooks.read_profile(profile)
+    assert set(NAMES) <= set(blocks)
+    for path in ALL:
+        notebooks.check(path, blocks[path.stem])
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """All notebooks, run on drawn faces as `make demo` runs them, but in a folder of their own."""
+    home = tmp_path_factory.mktemp("demo")
+    notebooks.run_profile(
+        "demo",
+        parameters={
+            "figures_dir": str(home / "figures"),
+            "artifacts_dir": str(home / "artifacts"),
+            "cache_dir": str(home / "cache"),
+            "run_dir": str(home / "runs"),
+        },
+        folder=home / "notebooks",
+    )
+    return home
+
+
+def test_every_notebook_runs_and_writes_what_it_promises(executed):
+    for path in ALL:
+        ran = nbformat.read(executed / "notebooks" / path.name, as_version=4)
+        assert all(cell.execution_count for cell in code(ran))
+        saved = [name for cell in code(ran) for name in re.findall(r'figures, f?"(\d\d_[\w{}]+)"', cell.source)]
+        for name in saved:
+            assert list((executed / "figures").glob(re.sub(r"\{\w+\}", "*", name) + ".png")), name
+
+
+def test_exploration_finds_the_flaws_that_were_drawn(executed):
+    metrics = json.loads((executed / "artifacts" / "gender_data" / "metrics.json").read_text())
+    assert metrics["unreadable"] == 2
+    exact = {key: value for key, value in metrics["duplicates"].items() if key.endswith("exact copies")}
+    assert sum(row["clusters"] for row in exact.values()) >= 10
+    assert metrics["duplicates"]["faces, exact copies"]["disagree on gender"] >= 1
+    assert 0.5 <= metrics["balance"]["majority"] < 0.6 and metrics["balance"]["fair"] in (True, False)
+
+
+def test_the_trained_network_has_learnt_and_labels_a_folder(executed, tmp_path):
+    folder = executed / "artifacts" / "gender_cnn_plus"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    drawn = metrics["test"]["faces"]
+    assert drawn["accuracy"]["value"] > 0.7
+    assert drawn["accuracy"]["low"] < drawn["accuracy"]["value"] < drawn["accuracy"]["high"]
+    assert metrics["weights"] <= 500_000
+    assert len(metrics["ablation"]) == 5
+    faces = notebooks.ROOT / "runs" / "demo" / "faces"
+    output = tmp_path / "labels.json"
+    assert predict.main([str(faces), "--model", str(folder), "--output", str(output)]) == 1  # one file is broken
+    labels = json.loads(output.read_text())
+    truth = {name: ("male", "female")[int(name.split("_")[1])] for name in labels}
+    assert sum(labels[name] == truth[name] for name in labels) / len(labels) > 0.75
+
+
+# ------------------------------------------------------------------------------------------------- the runner
+
+
+def little_notebook(folder, *cells, parameters="n: int = 1  # how many\nrate: float = 0.1  # how fast"):
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook.cells = [nbformat.v4.new_code_cell(parameters), *map(nbformat.v4.new_code_cell, cells)]
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    path = Path(folder) / "01_little.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_failing_cell_is_reported_last_and_the_executed_copy_is_kept(tmp_path):
+    path = little_notebook(tmp_path, "print('so far')", "1 / 0", "print('never')")
+    with pytest.raises(notebooks.NotebookError) as error:
+        notebooks.run(path, folder=tmp_path / "ran", progress=False)
+    assert str(error.value).endswith("ZeroDivisionError: division by zero")
+    assert "failed in cell 2" in str(error.value)
+    kept = (tmp_path / "ran" / path.name).read_text()
+    assert "so far" in kept and "ZeroDivisionError" in kept
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"epoch": 3}, r"no parameter 'epoch'; it has n, rate"),
+        ({"n": "three"}, "n must be int, not 'three'"),
+        ({"n": True}, "n must be int, not True"),
+        ({"n": 1.5}, "n must be int, not 1.5"),
+        ({"rate": "fast"}, "rate must be float"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, parameters, message):
+    path = little_notebook(tmp_path)
+    with pytest.raises(notebooks.RunnerError, match=message):
+        notebooks.run(path, parameters, folder=tmp_path / "ran")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_numbers_reach_the_notebook_as_it_wants_them(tmp_path):
+    assert notebooks.check(little_notebook(tmp_path), {"rate": 1, "n": 2}) == {"rate": 1.0, "n": 2}
+    assert notebooks.check(little_notebook(tmp_path), {"rate": "3e-4"}) == {"rate": 3e-4}
+
+
+def runner(*arguments):
+    command = [sys.executable, "-m", "faces.notebooks", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=notebooks.ROOT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "77"], "no notebook begins with '77'; there are 01_explore_gender_data"),
+        (["--profile", "huge"], "no profile 'huge'; there are demo, full"),
+        (["-p", "epoch", "3"], "none of these notebooks has a parameter 'epoch'; they have artifacts_dir"),
+        (["--only", "02", "-p", "epochs", "many"], "02_train_gender_cnn: epochs must be int, not 'many'"),
+    ],
+)
+def test_the_command_refuses_with_one_line(arguments, message):
+    ran = runner(*arguments)
+    assert ran.returncode == 2
+    assert message in ran.stderr and len(ran.stderr.splitlines()) == 1
+
+
+def test_plain_papermill_knows_the_parameters():
+    ran = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", str(ALL[1])], capture_output=True, text=True
+    )
+    assert "epochs: int (default 20)" in ran.stdout and "passes over the training set" in ran.stdout
