@@ -67,7 +67,8 @@ def counts(
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(False, axis="x")
     if by:
-        ax.legend(title=by)
+        # Above the axes, where no bar can be.
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=8, borderaxespad=0.2, fontsize=9)
     return ax
 
 
