@@ -115,10 +115,16 @@ def run(notebook: Path, parameters: dict | None = None, *, folder: Path = EXECUT
 
 
 def run_profile(
-    profile: str, *, only: Iterable[str] = (), parameters: dict | None = None, folder: Path = EXECUTED
+    profile: str,
+    *,
+    only: Iterable[str] = (),
+    data: Iterable[str | os.PathLike] = (),
+    parameters: dict | None = None,
+    folder: Path = EXECUTED,
 ) -> list[Path]:
     """Run notebooks with a profile's parameters and, over those, ``parameters``; return the executed copies.
 
+    ``data`` takes the place of all the profile's photos: as ``data_dirs``, with ``elsewhere_dirs`` left empty.
     ``parameters`` reach every notebook that has them; one that none of the notebooks has is refused, and nothing is
     run unless all parameters of all notebooks are good.
     """
@@ -128,9 +134,13 @@ def run_profile(
         if not any(name in names for names in declared.values()):
             known = sorted(set().union(*declared.values()))
             raise RunnerError(f"none of these notebooks has a parameter {name!r}; they have {', '.join(known)}")
+    # Notebooks run in the project's folder; these paths were meant from here.
+    photos = {"data_dirs": [str(Path(where).resolve()) for where in data], "elsewhere_dirs": []} if data else {}
     wanted = {
         notebook: check(
-            notebook, blocks.get(notebook.stem, {}) | {k: v for k, v in parameters.items() if k in declared[notebook]}
+            notebook,
+            blocks.get(notebook.stem, {})
+            | {name: value for name, value in (photos | parameters).items() if name in declared[notebook]},
         )
         for notebook in notebooks
     }
@@ -154,17 +164,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m faces.notebooks", description="Run the notebooks headless.")
     parser.add_argument("--only", action="append", default=[], metavar="NN", help="only notebooks that begin so")
     parser.add_argument("--profile", default="full", help="parameters from configs/PROFILE.yaml (default: %(default)s)")
-    parser.add_argument("--data", nargs="+", metavar="DIR", help="folders of labelled photos (parameter data_dirs)")
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="DIR", help="folders of labelled photos, for the profile's"
+    )
     parser.add_argument(
         "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
     )
     options = parser.parse_args(argv)
     try:
         parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
-        if options.data:
-            # Notebooks run in the project's folder; these paths were meant from here.
-            parameters["data_dirs"] = [str(Path(folder).resolve()) for folder in options.data]
-        run_profile(options.profile, only=options.only, parameters=parameters)
+        run_profile(options.profile, only=options.only, data=options.data, parameters=parameters)
     except (RunnerError, yaml.YAMLError, FileExistsError) as error:
         print(f"faces.notebooks: {error}", file=sys.stderr)
         return 2

@@ -55,7 +55,7 @@ class Model:
     Parameters
     ----------
     where : the name of a folder under ``artifacts/``, or the path of a folder that holds a ``model.onnx``.
-    threads : of the network's own; by default one a core.
+    threads : of the network's own; by default one a core, less one that is left to decoding.
 
     Raises
     ------
@@ -66,7 +66,9 @@ class Model:
         self.folder = find_model(where)
         self.name = self.folder.resolve().name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        # Threads that wait in a busy loop for the next batch would take the time of those that decode it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what fails is raised too
         try:
             self.session = onnxruntime.InferenceSession(
@@ -163,9 +165,10 @@ def predict_files(
     ----------
     names : paths below ``folder``.
     batch_size : photos the network sees at once.
-    threads : that decode; by default one a core, and one more.
+    threads : that decode; the default is 2, since Pillow decodes under Python's global lock and more would only
+        wait for each other.
     """
-    workers = threads or (os.cpu_count() or 1) + 1
+    workers = threads or 2
     ahead: deque = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:

@@ -159,6 +159,17 @@ def test_numbers_reach_the_notebook_as_it_wants_them(tmp_path):
     assert notebooks.check(little_notebook(tmp_path), {"rate": "3e-4"}) == {"rate": 3e-4}
 
 
+def test_own_photos_take_the_place_of_all_the_profiles_photos(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(notebooks, "run", lambda path, parameters, **_: given.setdefault(path.stem, parameters))
+    monkeypatch.chdir(tmp_path)
+    notebooks.run_profile("full", data=["mine", "yours"], parameters={"epochs": 3})
+    assert list(given) == NAMES
+    for parameters in given.values():
+        assert parameters["data_dirs"] == [str(tmp_path / "mine"), str(tmp_path / "yours")]
+    assert given["02_train_gender_cnn"]["elsewhere_dirs"] == [] and given["02_train_gender_cnn"]["epochs"] == 3
+
+
 def runner(*arguments):
     command = [sys.executable, "-m", "faces.notebooks", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=notebooks.ROOT)

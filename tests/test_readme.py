@@ -1,0 +1,63 @@
+"""The README quotes what runs wrote, names what exists, and samples hold what it says."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from faces import notebooks, predict
+
+README = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
+TABLES = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line.startswith("|")]
+MODELS = ["gender_cnn", "gender_cnn_plus"]
+
+
+def metrics_of(model):
+    return json.loads((predict.ARTIFACTS / model / "metrics.json").read_text(encoding="utf-8"))
+
+
+def rows(model, *, cells):
+    return [row[1:] for row in TABLES if row[0] == f"`{model}`" and len(row) == cells]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_accuracy_is_the_measured_one(model):
+    metrics = metrics_of(model)
+    measured = {**metrics["test"], **metrics["elsewhere"]}
+    quoted = rows(model, cells=4)
+    assert len(quoted) == len(measured)
+    for photos, accuracy, interval in quoted:
+        source = next(name for name in measured if name in photos.lower().replace("mtfl", "glasses"))
+        figures = measured[source]
+        assert f"{figures['photos']:,}" in photos
+        assert accuracy == f"{figures['accuracy']['value']:.1%}".replace("%", " %")
+        assert interval == "{low:.1%} – {high:.1%}".format(**figures["accuracy"]).replace("%", "").strip() + " %"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_speed_is_the_measured_one(model):
+    metrics = metrics_of(model)
+    (size, training, process, ratio, start), *others = rows(model, cells=6)
+    assert not others
+    assert size == f"{(predict.ARTIFACTS / model / 'model.onnx').stat().st_size / 1e6:.1f} MB"
+    assert training == f"{max(metrics['training_speed']['images_per_s'].values()):,}"
+    assert process == f"{metrics['process_speed']['process_photos_per_s']:,}"
+    assert ratio == f"{metrics['process_speed']['times_decode']} ×"
+    assert start == f"{metrics['process_speed']['first_result_s']} s"
+
+
+def test_links_and_named_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (notebooks.ROOT / target).exists(), target
+    for stem in (path.stem for path in notebooks.find()):
+        assert f"notebooks/{stem}.ipynb" in README
+
+
+def test_the_sample_answer_is_what_process_py_says(tmp_path):
+    output = tmp_path / "out.json"
+    assert predict.main([str(notebooks.ROOT / "samples"), "--output", str(output)]) == 0
+    assert output.read_text().strip() in README
+    for path in (notebooks.ROOT / "samples").iterdir():
+        assert Image.open(path).size == (256, 256)
+        assert path.name in README
