@@ -44,7 +44,7 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-# What process.py needs and no more (139 MB); the full environment contains it. Bytecode of what is imported is made
+# What process.py needs and no more (about 140 MB); the full environment contains it. Bytecode of what is imported is made
 # by the first run; compiling all of it beforehand would take a third of the room again.
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable .
