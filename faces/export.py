@@ -30,6 +30,11 @@ from torch import nn
 from faces import __version__
 from faces.predict import Model
 
+TERMS = {
+    "utkface": "UTKFace is free for non-commercial research only, and weights trained on it should be taken to inherit "
+    "that.",
+    "fairface": "FairFace is under CC BY 4.0.",
+}
 TOLERANCE = 1e-4  # largest difference allowed between a probability from torch and from onnxruntime
 
 
@@ -122,11 +127,12 @@ def write_onnx(model: nn.Module, path: str | os.PathLike, *, classes: Sequence[s
     onnx.save(proto, path)
 
 
-def model_card(name: str, *, task: str, data: str, metrics: dict) -> str:
+def model_card(name: str, *, task: str, sources: Sequence[str], metrics: dict) -> str:
     """The text of ``MODEL_CARD.md``; its figures are taken from ``metrics``, the content of ``metrics.json``.
 
     Parameters
     ----------
+    sources : of the training photos; the terms of those in ``TERMS`` are quoted.
     metrics : with ``test`` (source -> ``evaluation.summary``), ``test_by_age_group`` (source -> records) and, where
         measured, ``elsewhere``.
     """
@@ -141,10 +147,10 @@ def model_card(name: str, *, task: str, data: str, metrics: dict) -> str:
     lines += ["", "Intervals are bootstrapped over groups of near-duplicate photos. More in `metrics.json`.", ""]
     lines += ["## Known failures", ""]
     for source, ages in metrics["test_by_age_group"].items():
-        worst, figures = min(ages.items(), key=lambda item: item[1]["mean"])
-        lines.append(
-            f"- {source}: least accurate for age group {worst} ({figures['mean']:.1%} of {figures['photos']:,} photos)."
-        )
+        if len(ages) > 1:
+            worst, figures = min(ages.items(), key=lambda item: item[1]["mean"])
+            share = f"{figures['mean']:.1%} of {figures['photos']:,} photos"
+            lines.append(f"- {source}: least accurate for age group {worst} ({share}).")
     lines += [
         "- Whole scenes: the network expects one face, upright, filling most of the picture.",
         "- The labels name how somebody was seen by an annotator, as one of two. The network can say nothing else, and "
@@ -157,8 +163,8 @@ def model_card(name: str, *, task: str, data: str, metrics: dict) -> str:
         "",
         "## Training data and its terms",
         "",
-        f"Trained on: {data}. UTKFace is free for non-commercial research only, and weights trained on it should be "
-        "taken to inherit that; FairFace is under CC BY 4.0.",
+        f"Trained on: {', '.join(sources)}. "
+        + " ".join(TERMS.get(source, f"{source}: the terms of its owners.") for source in sources),
     ]
     return "\n".join(lines)
 

@@ -105,10 +105,14 @@ def test_an_export_must_be_compared_on_something(tmp_path):
 
 
 def test_model_card_takes_its_figures_from_the_metrics():
-    card = export.model_card("net", task="gender", data="utkface", metrics=METRICS | {"elsewhere": {"mtfl": FIGURES}})
+    card = export.model_card(
+        "net", task="gender", sources=["utkface", "mine"], metrics=METRICS | {"elsewhere": {"mtfl": FIGURES}}
+    )
     assert "| utkface, test split | 10 | 90.0% | 80.0% – 95.0% |" in card
     assert "| mtfl, never trained on | 10 | 90.0% |" in card
     assert "least accurate for age group 0-2 (70.0% of 3 photos)" in card
+    assert "Trained on: utkface, mine. UTKFace is free for non-commercial research only" in card
+    assert "mine: the terms of its owners." in card
     for heading in ("Measured", "Known failures", "Intended use", "Training data and its terms"):
         assert f"## {heading}" in card
 

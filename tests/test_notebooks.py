@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 import yaml
 
-from faces import notebooks, predict
+from faces import demo, notebooks, predict
 
 ALL = notebooks.find()
 NAMES = [path.stem for path in ALL]
@@ -112,6 +113,19 @@ def test_the_trained_network_has_learnt_and_labels_a_folder(executed, tmp_path):
     labels = json.loads(output.read_text())
     truth = {name: ("male", "female")[int(name.split("_")[1])] for name in labels}
     assert sum(labels[name] == truth[name] for name in labels) / len(labels) > 0.75
+
+
+def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
+    """The least that a user may have: two folders, one path given as a word, no runner."""
+    photos = demo.make(tmp_path / "photos", 120, layout="class_folders", size=64)
+    given = {"data_dirs": str(photos), "artifacts_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
+    given |= {"figures_dir": str(tmp_path / "figures")}
+    own = {"02_train_gender_cnn": {"epochs": 1, "run_dir": str(tmp_path / "runs")}}
+    for path in ALL:
+        parameters = given | own.get(path.stem, {})
+        papermill.execute_notebook(str(path), None, parameters, cwd=str(path.parent), progress_bar=False)
+    assert predict.Model(tmp_path / "gender_cnn").classes == ("female", "male")
+    assert "Trained on: photos. photos: the terms of its owners." in (tmp_path / "gender_cnn/MODEL_CARD.md").read_text()
 
 
 # ------------------------------------------------------------------------------------------------- the runner
