@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from faces.files import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 DECODE = """
@@ -87,7 +89,7 @@ def main() -> None:
     if options.write:
         path = ROOT / "artifacts" / options.model / "metrics.json"
         about = json.loads(path.read_text(encoding="utf-8")) | {"process_speed": figures}
-        path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, about)
 
 
 if __name__ == "__main__":

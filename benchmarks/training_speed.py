@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from faces import batches, models, training
 from faces.augment import Augment
+from faces.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 EARLIER_WORK = 20 * 80_000 / (3.5 * 3600)
@@ -65,7 +66,7 @@ def main() -> None:
         if options.write:
             path = ROOT / "artifacts" / name / "metrics.json"
             about = json.loads(path.read_text(encoding="utf-8")) | {"training_speed": figures}
-            path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(path, about)
 
 
 if __name__ == "__main__":

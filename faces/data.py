@@ -22,7 +22,6 @@ import itertools
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 from faces import images
+from faces.files import whole_file
 
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
@@ -247,8 +247,7 @@ def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None, jobs
         rows = _parallel(_look, [[path] for path in paths], jobs, "scanning")
         found = pd.DataFrame(rows, columns=["error", "width", "height", "sha256", "phash"])
         if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(kept, found.to_csv(index=False))
+            _write_csv(found, kept)
     found = found.astype({"error": object, "sha256": object, "phash": object})
     found.index = manifest.index
     return manifest.drop(columns=found.columns, errors="ignore").join(found)
@@ -468,8 +467,14 @@ def prepare(
 
 def save(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
     """Write a manifest as CSV, whole or not at all."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return _write_whole(Path(path), manifest.to_csv(index=False))
+    return _write_csv(manifest, Path(path))
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, errors="surrogateescape") as file:  # names of files need not be UTF-8
+        table.to_csv(file, index=False)
+    return path
 
 
 def load(path: str | os.PathLike) -> pd.DataFrame:
@@ -489,15 +494,3 @@ def fingerprint(manifest: pd.DataFrame) -> str:
     rows = manifest[columns].astype(object).where(manifest[columns].notna(), "").astype(str)
     lines = sorted(rows.agg("|".join, axis=1))
     return hashlib.sha256("\n".join([",".join(columns), *lines]).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

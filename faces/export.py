@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from faces import __version__
+from faces.files import write_json
 from faces.predict import Model
 
 TERMS = {
@@ -212,13 +213,3 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + "+changes" * bool(changed)
-
-
-def write_json(path: str | os.PathLike, content: dict) -> Path:
-    """Write JSON that diffs well, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path

@@ -16,7 +16,6 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -26,6 +25,7 @@ import onnxruntime
 from tqdm import tqdm
 
 from faces import images
+from faces.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
@@ -218,28 +218,6 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
 
 
 # ---------------------------------------------------------------------------------------------------- writing
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name only when it is complete; on an error the old one stays."""
-    path = Path(os.path.realpath(path))  # a link stays one: the file that it names is replaced
-    try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        # mkstemp makes files that only their owner may read; a result is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        with suppress(OSError):  # a memory stick may know no permissions
-            Path(partial).chmod(0o666 & ~umask)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 class JsonObject:

@@ -115,11 +115,3 @@ def test_model_card_takes_its_figures_from_the_metrics():
     assert "mine: the terms of its owners." in card
     for heading in ("Measured", "Known failures", "Intended use", "Training data and its terms"):
         assert f"## {heading}" in card
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = export.write_json(tmp_path / "new" / "a.json", {"ä": 1})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 1}
-    with pytest.raises(ValueError):
-        export.write_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 1}

@@ -1,4 +1,4 @@
-"""The runtime's functions: models, listings, predictions, files that appear whole, and the command line's refusals."""
+"""The runtime's functions: models, listings, predictions, and the command line's refusals."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from faces import images, predict
+from faces import files, images, predict
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POSIX has them")
 
@@ -152,61 +152,10 @@ def test_a_batch_without_a_single_picture(model, tmp_path):
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def test_a_file_appears_only_when_it_is_complete(tmp_path):
-    path = tmp_path / "file.json"
-    with predict.whole_file(path) as file:
-        file.write("one\nü\n")
-        assert not path.exists()
-    assert path.read_bytes() == "one\nü\n".encode()
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_goes_wrong_leaves_the_old_file_and_no_other(tmp_path, error):
-    path = tmp_path / "file.json"
-    path.write_text("old")
-    with pytest.raises(error), predict.whole_file(path) as file:
-        file.write("new")
-        raise error
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@posix
-def test_permissions_follow_the_umask(tmp_path):
-    umask = os.umask(0o027)
-    try:
-        with predict.whole_file(tmp_path / "file.json"):
-            pass
-    finally:
-        os.umask(umask)
-    assert (tmp_path / "file.json").stat().st_mode & 0o777 == 0o640
-
-
-def test_a_disk_without_permissions_will_do(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(type(tmp_path), "chmod", refuse)
-    with predict.whole_file(tmp_path / "file.json") as file:
-        file.write("new")
-    assert (tmp_path / "file.json").read_text() == "new"
-
-
-@posix
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    link, target = tmp_path / "link.json", tmp_path / "elsewhere" / "target.json"
-    link.symlink_to(target)
-    with predict.whole_file(link) as file:
-        file.write("new")
-    assert link.is_symlink() and target.read_text() == "new"
-
-
 def test_json_object_is_json(tmp_path):
     pairs = {"a\n.jpg": "x", "ü 😀.jpg": {"label": "y", "probability": 0.5}, 'q"\\': "z", "😀 caf\udce9": "v"}
     path = tmp_path / "file.json"
-    with predict.whole_file(path) as file:
+    with files.whole_file(path) as file:
         out = predict.JsonObject(file)
         for key, value in pairs.items():
             out.add(key, value)
@@ -338,7 +287,7 @@ def test_an_output_folder_that_takes_no_files(refused, monkeypatch):
     def refuse(dir, prefix):
         raise PermissionError(13, "Permission denied", f"{dir}/{prefix}x7_2")
 
-    monkeypatch.setattr(predict.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
     line = refused("{photos}", "--model", "{model}", "--output", "{tmp}/a.json")
     assert line == "process.py: Permission denied: TMP/a.json"
 
