@@ -22,6 +22,7 @@ class Augment:
         crops with other margins than its training photos have.
     brightness, contrast : largest relative change.
     grey : probability of losing the colour.
+    coarse : probability of losing half the resolution, as a small face that was enlarged has.
 
     Call it with float ``[n, channels, height, width]`` in 0..1 to get the same back. Randomness comes from torch's
     global generator, which ``training.fit`` seeds anew each epoch.
@@ -38,6 +39,7 @@ class Augment:
     brightness: float = 0.2
     contrast: float = 0.2
     grey: float = 0.0
+    coarse: float = 0.0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         n = len(x)
@@ -47,6 +49,10 @@ class Augment:
         elif self.flip:
             mirrored = torch.rand(n, 1, 1, 1, device=x.device) < self.flip
             x = torch.where(mirrored, x.flip(3), x)
+        if self.coarse:
+            blurred = torch.rand(n, 1, 1, 1, device=x.device) < self.coarse
+            half = F.avg_pool2d(x, 2, ceil_mode=True)
+            x = torch.where(blurred, F.interpolate(half, x.shape[2:], mode="bilinear"), x)
         if self.grey:
             bare = torch.rand(n, 1, 1, 1, device=x.device) < self.grey
             x = torch.where(bare, x.mean(1, keepdim=True), x)
@@ -68,6 +74,33 @@ class Augment:
         # The side is two units long in these coordinates.
         matrix[:, 0, 2], matrix[:, 1, 2] = (2 * self.shift * _uniform(n, device) for _ in range(2))
         return matrix
+
+
+def view(
+    x: torch.Tensor, *, flip: bool = False, across: float = 1.0, down: float = 1.0, shift: tuple[float, float] = (0, 0)
+) -> torch.Tensor:
+    """One fixed change for all images of a batch, for test-time augmentation.
+
+    Parameters
+    ----------
+    x : float ``[n, channels, height, width]``.
+    across, down : factors; 1.1 and 1.1 is a crop, 1.1 and 1.0 a stretch, below 1 leaves black around.
+    shift : of the content to the right and down, as fractions of the side.
+
+    >>> view(torch.eye(2)[None, None], flip=True)
+    tensor([[[[0., 1.],
+              [1., 0.]]]])
+    """
+    mirror = -1.0 if flip else 1.0
+    if across == down == 1 and not any(shift):
+        return x.flip(3) if flip else x
+    matrix = torch.tensor(
+        [[mirror / across, 0, -2 * shift[0] * mirror / across], [0, 1 / down, -2 * shift[1] / down]],
+        dtype=x.dtype,
+        device=x.device,
+    )
+    grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
 
 
 def _uniform(n: int, device) -> torch.Tensor:

@@ -1,9 +1,27 @@
-"""Networks. All take float images ``[n, 3, size, size]`` in 0..1 and return logits ``[n, classes]``."""
+"""Networks. All take float images ``[n, 3, size, size]`` in 0..1 and return logits ``[n, outputs]``.
+
+Two classes need one output: its logit is that of the second class, a sigmoid makes it a probability.
+"""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from urllib.error import URLError
+
 import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
+from torchvision.models import MobileNet_V2_Weights
+from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class WeightsError(OSError):
+    """Pretrained weights could not be had; says from where they can."""
 
 
 class Standardize(nn.Module):
@@ -60,6 +78,168 @@ def gender_cnn(
     layers += [nn.Flatten(), nn.Linear(channels * side * side, hidden), nn.ReLU(), nn.Dropout(dropout)]
     layers.append(nn.Linear(hidden, classes))
     return nn.Sequential(*layers)
+
+
+def plain_cnn(outputs: int = 1, *, size: int = 96, dropout: float = 0.0) -> nn.Sequential:
+    """The sequential baseline for 96×96 faces: four convolutions with pooling by two, then three dense layers.
+
+    conv 3→32→64→128→128, each 3×3 with ReLU and MaxPool 2; dense →256→64→outputs. Nothing in it resists
+    over-fitting unless ``dropout`` (before the first two dense layers) is given.
+
+    Raises
+    ------
+    ValueError : images of ``size`` pixels are too small for four poolings.
+    """
+    layers: list[nn.Module] = []
+    channels, side = 3, size
+    for width in (32, 64, 128, 128):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+        channels, side = width, side // 2
+    if side < 1:
+        raise ValueError(f"{size} pixels are too few for four poolings by two")
+    layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * side * side, 256), nn.ReLU()]
+    layers += [nn.Dropout(dropout), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, outputs)]
+    return nn.Sequential(*layers)
+
+
+class Finetuned(nn.Module):
+    """A pretrained backbone under a new head: standardise, features, mean over the map, dropout, one dense layer.
+
+    ``frozen`` holds the whole backbone still, the running statistics of its BatchNorm too, which ``train()`` would
+    otherwise let drift.
+    """
+
+    def __init__(self, features: nn.Module, width: int, outputs: int, *, dropout: float = 0.2):
+        super().__init__()
+        self.standardize = Standardize(IMAGENET_MEAN, IMAGENET_STD)
+        self.features = features
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, outputs)
+        self.frozen = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.dropout(self.embed(x)))
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head sees of each image: ``[n, width]``."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.features(self.standardize(x)).mean((2, 3))
+
+    def freeze(self, frozen: bool = True) -> Finetuned:
+        """Hold the backbone still, or (``False``) let all of it learn again."""
+        self.frozen = frozen
+        self.features.requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Finetuned:
+        super().train(mode)
+        if self.frozen:
+            self.features.eval()
+        return self
+
+    def keep_outputs(self, n: int) -> Finetuned:
+        """Drop all but the first ``n`` outputs, as when only one of several tasks is exported."""
+        if not 1 <= n <= self.classifier.out_features:
+            raise ValueError(f"{n} outputs cannot be kept of {self.classifier.out_features}")
+        head = nn.Linear(self.classifier.in_features, n).to(self.classifier.weight)
+        head.weight.data.copy_(self.classifier.weight.data[:n])
+        head.bias.data.copy_(self.classifier.bias.data[:n])
+        self.classifier = head
+        return self
+
+
+def mobilenet_v2(
+    outputs: int = 1, *, width: float = 1.0, dropout: float = 0.2, weights: str | os.PathLike = "imagenet"
+) -> Finetuned:
+    """MobileNetV2 (Sandler et al., 1801.04381) with a new head; torchvision's, quicker to train on a CPU.
+
+    Parameters
+    ----------
+    width : the paper's width multiplier (Keras calls it the depth multiplier), 0.35 to 1.0 and above.
+    weights : "imagenet" (torchvision's own, downloaded once; for width 1.0 only), "random", or a model folder of
+        this architecture, whose backbone is then where training starts.
+
+    Raises
+    ------
+    WeightsError : the weights cannot be downloaded, or a folder holds none that fit.
+    ValueError : ImageNet weights were asked for at another width than 1.0.
+    """
+    if weights == "imagenet" and width != 1.0:
+        raise ValueError(f"there are ImageNet weights for width 1.0 only, not {width}: start from weights='random'")
+    try:
+        source = MobileNet_V2_Weights.IMAGENET1K_V1 if weights == "imagenet" else None
+        network = torchvision_mobilenet_v2(weights=source, width_mult=width)
+    except (URLError, OSError) as error:
+        raise WeightsError(
+            f"the ImageNet weights could not be downloaded ({error}): set TORCH_HOME to a folder that holds "
+            "hub/checkpoints/mobilenet_v2-b0353104.pth, or start from the weights of a model folder, "
+            "e.g. artifacts/gender_mobilenet_v2"
+        ) from error
+    model = Finetuned(network.features, network.last_channel, outputs, dropout=dropout)
+    if weights not in ("imagenet", "random"):
+        load_backbone(model, weights)
+    _quicken(model.features)
+    return model
+
+
+def load_backbone(model: Finetuned, folder: str | os.PathLike) -> None:
+    """Start from the ``weights.safetensors`` of a model folder: all layers but the head.
+
+    Raises
+    ------
+    WeightsError : there is no such file, or it is of another architecture or width.
+    """
+    path = Path(folder) / "weights.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"no weights to start from in {folder}: {error}") from error
+    ours = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier.")}
+    if any(key not in tensors or tensors[key].shape != value.shape for key, value in ours.items()):
+        raise WeightsError(f"{path} is not of this architecture and width")
+    model.load_state_dict({key: tensors[key] for key in ours}, strict=False)
+
+
+class _StridedDepthwise(nn.Conv2d):
+    """A depthwise convolution of stride 2 whose gradients are computed at stride 1.
+
+    oneDNN has a quick kernel for the backward pass of depthwise convolutions at stride 1 only; at stride 2 its
+    reference code takes more than half of the time of training MobileNetV2. The gradient at stride 2 is the
+    one at stride 1 of an output gradient with zeros in between.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        return _StridedGradients.apply(x.to(dtype), self.weight.to(dtype))
+
+
+class _StridedGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, None, 2, 1, 1, x.shape[1])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        spread = torch.zeros_like(x)
+        spread[:, :, ::2, ::2] = gradient
+        one, wanted = [1, 1], [*ctx.needs_input_grad, False]
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            spread, x, weight, None, one, one, one, False, [0, 0], x.shape[1], wanted
+        )
+        return of_x, of_weight
+
+
+def _quicken(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels:
+            same = (module.stride, module.kernel_size, module.padding, module.bias) == ((2, 2), (3, 3), (1, 1), None)
+            if same and module.dilation == (1, 1) and module.padding_mode == "zeros":
+                # The same weights under the same names, only another way to their gradients.
+                module.__class__ = _StridedDepthwise
 
 
 def parameter_count(model: nn.Module) -> int:

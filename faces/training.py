@@ -60,12 +60,26 @@ def one_cycle(warmup: float = 0.3, start: float = 0.04, end: float = 1e-4) -> Ca
     return schedule
 
 
+def growing(ramp: float, start: float = 0.1) -> Callable[[float], float]:
+    """Straight up from ``start`` in the first ``ramp`` share of the run, constant after."""
+    return lambda progress: min(1.0, start + (1 - start) * progress / ramp)
+
+
 # --------------------------------------------------------------------------------------------------------- fit
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Per image, 1 where the largest logit is the target's: float ``[n]``."""
-    return (outputs.argmax(1) == targets).float()
+    """Per image, 1 where the network says the target's class: float ``[n]``.
+
+    ``outputs`` are logits ``[n, classes]``, or ``[n, 1]`` for two classes.
+    """
+    said = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
+    return (said == targets).float()
+
+
+def accuracy_of_first(outputs: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """``accuracy`` of the first of several tasks, the one with so many outputs; targets are ``[n, tasks]``."""
+    return lambda logits, targets: accuracy(logits[:, :outputs], targets[:, 0])
 
 
 def fit(
@@ -193,11 +207,29 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: DataLoader, *, device: str = "auto") -> np.ndarray:
-    """Outputs of ``model`` for every image, in fp32 and in order: ``[n, ...]``."""
+def predict(
+    model: nn.Module,
+    batches: DataLoader,
+    *,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Outputs of ``model`` for every image, in order: float32 ``[n, ...]``, computed in ``precision`` (see ``fit``).
+
+    ``change`` is made to the float images ``[n, 3, size, size]`` in 0..1 before the model sees them.
+    """
     device = pick_device(device)
-    model.to(device).eval()
-    return np.concatenate([model(to_float(images, device)).float().cpu().numpy() for images, _ in batches])
+    autocast = _autocast(device, precision)
+    model.to(device, memory_format=torch.channels_last).eval()
+    outputs = []
+    for images, _ in batches:
+        images = to_float(images, device)
+        if change:
+            images = change(images)
+        with autocast():
+            outputs.append(model(images).float().cpu().numpy())
+    return np.concatenate(outputs)
 
 
 def to_float(images: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -228,13 +260,16 @@ def checkpoints(folder: str | os.PathLike) -> pd.DataFrame:
     )
 
 
-def rollback(model: nn.Module, folder: str | os.PathLike, epoch: int | str = "best", *, mode: str = "max") -> int:
+def rollback(
+    model: nn.Module, folder: str | os.PathLike, epoch: int | str = "best", *, mode: str = "max", average: bool = True
+) -> int:
     """Load the weights of one epoch into ``model``.
 
     Parameters
     ----------
     epoch : its number, "last", or "best" by the monitored figure (the earliest of equals).
     mode : whether the best is the "max" or the "min".
+    average : take the moving average of the weights, where the run kept one, and not the weights of the last step.
 
     Returns
     -------
@@ -257,7 +292,7 @@ def rollback(model: nn.Module, folder: str | os.PathLike, epoch: int | str = "be
     else:
         raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {folder}; there are {table['epoch'].tolist()}")
     tensors = load_file(chosen["path"])
-    prefix = "average." if any(key.startswith("average.") for key in tensors) else "model."
+    prefix = "average." if average and any(key.startswith("average.") for key in tensors) else "model."
     model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return int(chosen["epoch"])
 
