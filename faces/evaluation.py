@@ -6,32 +6,134 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.ndimage import laplace
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.metrics import confusion_matrix
 
 
-def predictions(manifest: pd.DataFrame, logits: np.ndarray, classes: Sequence[str], label: str) -> pd.DataFrame:
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Logits ``[n, classes]``, or ``[n, 1]`` for two classes, as probabilities ``[n, classes]``."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    if scaled.shape[1] == 1:
+        return np.concatenate([expit(-scaled), expit(scaled)], 1)
+    return softmax(scaled, axis=1)
+
+
+def predictions(
+    manifest: pd.DataFrame, logits: np.ndarray, classes: Sequence[str], label: str, *, temperature: float = 1.0
+) -> pd.DataFrame:
     """The manifest's rows with what a classifier says of them.
 
     Parameters
     ----------
-    logits : float ``[n, classes]``, in the order of the rows.
+    logits : float ``[n, classes]``, or ``[n, 1]`` for two classes; in the order of the rows.
     label : the column that holds the true class.
+    temperature : logits are divided by it before they become probabilities.
 
     Returns
     -------
     DataFrame with, added: ``p_<class>`` for every class, ``predicted``, ``confidence`` (the highest probability),
     ``correct``, and ``loss`` (cross-entropy in nats).
     """
-    probabilities = softmax(np.asarray(logits, np.float64), axis=1)
+    likely = probabilities(logits, temperature)
     names = np.asarray(classes)
     truth = manifest[label].map({name: number for number, name in enumerate(classes)}).to_numpy()
-    frame = manifest.assign(**{f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)})
-    frame["predicted"] = names[probabilities.argmax(1)]
-    frame["confidence"] = probabilities.max(1)
+    frame = manifest.assign(**{f"p_{name}": likely[:, number] for number, name in enumerate(classes)})
+    frame["predicted"] = names[likely.argmax(1)]
+    frame["confidence"] = likely.max(1)
     frame["correct"] = frame["predicted"] == frame[label]
-    frame["loss"] = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12))
+    frame["loss"] = -np.log(np.maximum(likely[np.arange(len(truth)), truth], 1e-12))
     return frame
+
+
+# ------------------------------------------------------------------------------------------------- confidence
+
+
+def temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The temperature that makes probabilities fit outcomes best (Guo et al., 1706.04599): least cross-entropy.
+
+    To be fitted on validation photos, never on those that calibration is then judged on.
+
+    Parameters
+    ----------
+    logits : float ``[n, classes]``, or ``[n, 1]`` for two classes.
+    targets : class numbers, ``[n]``.
+
+    Returns
+    -------
+    A number in 0.05..20; above 1 the network was surer than it should have been.
+    """
+    logits, targets = np.asarray(logits, np.float64), np.asarray(targets)
+    if logits.shape[1] == 1:
+        signed = np.where(targets == 1, 1, -1) * logits[:, 0]
+        loss = lambda log_t: -log_expit(signed / np.exp(log_t)).mean()  # noqa: E731
+    else:
+        rows = np.arange(len(targets))
+        loss = lambda log_t: -log_softmax(logits / np.exp(log_t), axis=1)[rows, targets].mean()  # noqa: E731
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def reliability(frame: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> pd.DataFrame:
+    """How often the network is right, for equally large shares of the photos from least to most confident.
+
+    Parameters
+    ----------
+    frame : as from ``predictions``, with ``group``.
+
+    Returns
+    -------
+    DataFrame: photos, confidence (mean), mean (accuracy), low, high (its interval).
+    """
+    ranks = frame["confidence"].rank(method="first")
+    rows = []
+    for _, part in frame.groupby(pd.cut(ranks, bins, labels=False)):
+        mean, low, high = bootstrap(part["correct"], part["group"], seed=seed)
+        rows.append(
+            {"photos": len(part), "confidence": part["confidence"].mean(), "mean": mean, "low": low, "high": high}
+        )
+    return pd.DataFrame(rows)
+
+
+def calibration_error(frame: pd.DataFrame, *, bins: int = 15) -> float:
+    """Expected calibration error over equally filled bins: mean absolute gap of confidence and accuracy."""
+    order = np.argsort(frame["confidence"].to_numpy(), kind="stable")
+    gap = (frame["confidence"].to_numpy() - frame["correct"].to_numpy(float))[order]
+    return float(sum(abs(part.sum()) for part in np.array_split(gap, bins)) / len(gap))
+
+
+def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
+    """What answering only where the network is confident costs and brings (El-Yaniv & Wiener, 2010).
+
+    Returns
+    -------
+    DataFrame, one row for each confidence that occurs, from the highest: ``threshold``, ``coverage`` (share of photos
+    at or above it), ``risk`` (share of errors among those).
+    """
+    ordered = frame.sort_values("confidence", ascending=False, kind="stable")
+    seen = np.arange(1, len(ordered) + 1)
+    table = pd.DataFrame(
+        {
+            "threshold": ordered["confidence"].to_numpy(),
+            "coverage": seen / len(ordered),
+            "risk": (~ordered["correct"].to_numpy(bool)).cumsum() / seen,
+        }
+    )
+    # Photos of one confidence are answered together or not at all.
+    return table.drop_duplicates("threshold", keep="last", ignore_index=True)
+
+
+def abstain_threshold(frame: pd.DataFrame, risk: float) -> float:
+    """The lowest confidence to answer at, if at most ``risk`` of the answers may be wrong; 1.0 if none will do.
+
+    To be taken from validation photos, like the temperature.
+    """
+    table = risk_coverage(frame)
+    enough = table[table["risk"] <= risk]
+    return float(enough["threshold"].iloc[-1]) if len(enough) else 1.0
+
+
+# -------------------------------------------------------------------------------------------------- intervals
 
 
 def bootstrap(
@@ -106,6 +208,69 @@ def summary(frame: pd.DataFrame, *, seed: int = 0) -> dict:
         value, low, high = bootstrap(frame[column], frame["group"], seed=seed)
         result[name] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
     return result
+
+
+def served_worse(frame: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+    """The groups whose whole interval lies below the accuracy of their source, worst first.
+
+    Returns
+    -------
+    DataFrame: source, column, value, photos, mean, low, high, overall (of the source).
+    """
+    rows = []
+    for source, part in frame.groupby("source"):
+        overall = part["correct"].mean()
+        for column in columns:
+            if column in part:
+                table = by_group(part, column, seed=seed)
+                worse = table[table["high"] < overall]
+                for value, figures in worse.to_dict("index").items():
+                    rows.append(
+                        {"source": source, "column": column, "value": str(value), **figures, "overall": overall}
+                    )
+    names = ["source", "column", "value", "photos", "groups", "mean", "low", "high", "overall"]
+    return pd.DataFrame(rows, columns=names).sort_values("mean", ignore_index=True)
+
+
+def qualities(pixels: np.ndarray) -> pd.DataFrame:
+    """What can be measured of a photo without knowing what it shows.
+
+    Parameters
+    ----------
+    pixels : uint8 ``[n, size, size, 3]``.
+
+    Returns
+    -------
+    DataFrame: brightness (mean luma, 0..1), contrast (its standard deviation) and sharpness (standard deviation of
+    the Laplacian of the luma, in the same units).
+    """
+    rows = []
+    for image in pixels:
+        luma = image @ np.array([0.299, 0.587, 0.114]) / 255
+        rows.append({"brightness": luma.mean(), "contrast": luma.std(), "sharpness": laplace(luma).std()})
+    return pd.DataFrame(rows, columns=["brightness", "contrast", "sharpness"])
+
+
+def quartiles(values: pd.Series, digits: int = 2) -> pd.Series:
+    """Each value's quarter of all of them, named by its range."""
+    cut = pd.qcut(values, 4, duplicates="drop")
+    names = {i: f"{max(i.left, values.min()):.{digits}f} – {i.right:.{digits}f}" for i in cut.cat.categories}
+    return cut.cat.rename_categories(names)
+
+
+def by_source(frame: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) -> dict:
+    """The figures of tested photos for ``metrics.json``, each source apart.
+
+    Returns
+    -------
+    {"test": {source: summary}, "test_by_<column>": {source: {value: figures}}} for those ``columns`` that there are.
+    """
+    sources = dict(list(frame.groupby("source")))
+    return {"test": {source: summary(part, seed=seed) for source, part in sources.items()}} | {
+        f"test_by_{column}": {source: records(by_group(part, column, seed=seed)) for source, part in sources.items()}
+        for column in dict.fromkeys(columns)
+        if column in frame
+    }
 
 
 def confusion(frame: pd.DataFrame, label: str, classes: Sequence[str]) -> pd.DataFrame:

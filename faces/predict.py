@@ -30,6 +30,7 @@ from faces.files import whole_file
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
 DEFAULT_MODEL = "gender_cnn_plus"
+UNKNOWN = "unknown"  # the label of a photo that the network is not sure enough of
 RESULTS, ERRORS = "process_results.json", "process_errors.json"
 
 
@@ -57,6 +58,8 @@ class Model:
     where : the name of a folder under ``artifacts/``, or the path of a folder that holds a ``model.onnx``.
     threads : of the network's own; by default one a core, less one that is left to decoding.
 
+    Its ``abstain_below`` is the confidence under which it had better not answer, found on validation photos, or None.
+
     Raises
     ------
     UsageError : no such model, or a file that is not one.
@@ -76,6 +79,7 @@ class Model:
             )
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
             self.classes, self.size = tuple(about["classes"]), int(about["size"])
+            self.abstain_below = about.get("abstain_below")
             self.input = self.session.get_inputs()[0].name
             trial = np.zeros((2, self.size, self.size, 3), np.uint8)
             shape = self.session.run(None, {self.input: trial})[0].shape
@@ -252,9 +256,13 @@ def process_folder(
     recursive: bool = False,
     batch_size: int = 64,
     confidence: bool = False,
+    min_confidence: float = 0.0,
     progress: bool = True,
 ) -> tuple[int, int]:
     """Predict every photo of a folder and write ``output``; return how many were read and how many could not be.
+
+    A photo whose label has a probability below ``min_confidence`` is labelled "unknown" (its probability remains that
+    of the label it would have got).
 
     ``output`` becomes ``{"img_1.jpg": "male", …}`` sorted by name, or with ``confidence``
     ``{"img_1.jpg": {"label": "male", "probability": 0.98}, …}``. What could not be read is reported on stderr and
@@ -271,10 +279,10 @@ def process_folder(
             if isinstance(answer, images.ImageError):
                 tqdm.write(_printable(f"{name}: {answer}"), file=sys.stderr)
                 errors.add(name, str(answer))
-            elif confidence:
-                results.add(name, {"label": answer.label, "probability": round(answer.confidence, 4)})
             else:
-                results.add(name, answer.label)
+                label = answer.label if answer.confidence >= min_confidence else UNKNOWN
+                probability = round(answer.confidence, 4)
+                results.add(name, {"label": label, "probability": probability} if confidence else label)
             bar.update()
         results.close()
         errors.close()
@@ -305,6 +313,7 @@ EXAMPLES = f"""examples:
   python process.py photos                        label every face photo in the folder photos
   python process.py photos --recursive            and in the folders below it
   python process.py photos --confidence           write label and probability
+  python process.py photos --min-confidence 0.9   label "unknown" what is less sure than that
   python process.py photos --output labels.json   write to another file
 
 exit status:
@@ -330,6 +339,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="photos at once (default: 64)")
     parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
+    parser.add_argument(
+        "--min-confidence",
+        type=_probability,
+        default=0.0,
+        metavar="P",
+        help=f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)',
+    )
     return parser.parse_args(argv)
 
 
@@ -337,6 +353,18 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _probability(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a probability from 0 to 1 nor "auto"')
+    return value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -355,6 +383,13 @@ def main(argv: list[str] | None = None) -> int:
         if output.name.lower() == ERRORS:
             raise UsageError(f"cannot write {shown}: that name is for the list of unreadable files")
         model = Model(options.model)
+        least = options.min_confidence
+        if least == "auto":
+            if model.abstain_below is None:
+                raise UsageError(
+                    f"{_printable(model.name)} has no threshold of its own: give --min-confidence a number"
+                )
+            least = model.abstain_below
         read, failed = process_folder(
             options.folder,
             output,
@@ -362,6 +397,7 @@ def main(argv: list[str] | None = None) -> int:
             recursive=options.recursive,
             batch_size=options.batch_size,
             confidence=options.confidence,
+            min_confidence=least,
         )
     except UsageError as error:
         print(f"process.py: {error}", file=sys.stderr)
