@@ -1,6 +1,7 @@
 # make run        label the sample portraits: a small environment without torch, half a minute
 # make test       the full environment, lint, all tests, both notebooks on drawn faces
 # make notebooks  run the notebooks on real photos: make notebooks DATA="dir1 dir2"
+# make train      train the published classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10]
 # make demo       run the notebooks on drawn faces
 # make lab        open the notebooks
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run env test lint demo notebooks lab clean help
+.PHONY: run env test lint demo notebooks train lab clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,6 +33,10 @@ demo: $(VENV)/.full
 
 notebooks: $(VENV)/.full
 	$(BIN)/python -m faces.notebooks --profile full $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+
+train: $(VENV)/.full
+	@test -n "$(DATA)" || { echo "Say where the photos are: make train DATA=dir (dir/class_one/*.jpg, dir/class_two/*.jpg)"; exit 2; }
+	$(BIN)/python -m faces.recipes $(DATA) $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 lab: $(VENV)/.full
 	$(BIN)/jupyter lab notebooks

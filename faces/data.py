@@ -39,6 +39,14 @@ from faces.files import whole_file
 
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
+# FairFace's seven in UTKFace's five (whose "Others" are described as Hispanic, Latino and Middle Eastern).
+COMMON_RACES = dict(zip(UTKFACE_RACES, UTKFACE_RACES, strict=True))
+COMMON_RACES |= {
+    "East Asian": "Asian",
+    "Southeast Asian": "Asian",
+    "Latino_Hispanic": "Others",
+    "Middle Eastern": "Others",
+}
 SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUBSETS["testing"] = "test"
 GENDERS = dict.fromkeys(("female", "f", "woman", "women", "girl", "girls"), "female")
@@ -463,6 +471,36 @@ def prepare(
     """``read``, ``scan``, ``group`` and ``split`` in one call: the manifest that training starts from."""
     manifest = group(scan(read(roots), cache=cache))
     return split(manifest, stratify=stratify, val=val, test=test, seed=seed)
+
+
+def extend(manifest: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
+    """Add the photos of further sources to a manifest that is already split, without moving any photo of it.
+
+    Parameters
+    ----------
+    manifest : as from ``prepare``.
+    more : as from ``scan``. Its official test photos become test, all others train; none is validated on.
+
+    Returns
+    -------
+    Both, with ``split`` and ``group``. A photo of ``more`` is ``excluded`` where it could not be decoded, and where
+    a near duplicate of it, in ``manifest`` or in ``more`` itself, is on another side.
+    """
+    testing = _official_test(more)
+    side = pd.Series(np.where(testing, "test", "train"), more.index, dtype=object)
+    side[more["error"].notna()] = "excluded"
+    both = pd.concat([manifest, group(more).assign(split=side)], ignore_index=True)
+    is_more = np.arange(len(both)) >= len(manifest)
+    joined = group(both)["group"]
+    is_test = (both["split"] == "test").to_numpy()
+    # What is validated on is learnt from too, when it comes to being tested.
+    near_test = joined.isin(joined[is_test])
+    near_other = joined.isin(joined[both["split"].isin(["train", "val"]).to_numpy() & ~is_more])
+    near_val = joined.isin(joined[(both["split"] == "val").to_numpy()])
+    leaks = (is_test & near_other) | ((both["split"] == "train") & (near_test | near_val))
+    both.loc[leaks & is_more, "split"] = "excluded"
+    both.loc[is_more, "group"] += manifest["group"].max() + 1
+    return both
 
 
 def save(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:

@@ -124,7 +124,8 @@ def run_profile(
 ) -> list[Path]:
     """Run notebooks with a profile's parameters and, over those, ``parameters``; return the executed copies.
 
-    ``data`` takes the place of all the profile's photos: as ``data_dirs``, with ``elsewhere_dirs`` left empty.
+    ``data`` takes the place of all the profile's photos: as ``data_dirs``, with ``elsewhere_dirs`` and ``more_dirs``
+    left empty.
     ``parameters`` reach every notebook that has them; one that none of the notebooks has is refused, and nothing is
     run unless all parameters of all notebooks are good.
     """
@@ -135,7 +136,8 @@ def run_profile(
             known = sorted(set().union(*declared.values()))
             raise RunnerError(f"none of these notebooks has a parameter {name!r}; they have {', '.join(known)}")
     # Notebooks run in the project's folder; these paths were meant from here.
-    photos = {"data_dirs": [str(Path(where).resolve()) for where in data], "elsewhere_dirs": []} if data else {}
+    own = {"data_dirs": [str(Path(where).resolve()) for where in data], "elsewhere_dirs": [], "more_dirs": []}
+    photos = own if data else {}
     wanted = {
         notebook: check(
             notebook,

@@ -88,6 +88,26 @@ def history(table: pd.DataFrame, metric: str = "acc", *, title: str = "", best: 
     return figure
 
 
+def grid(pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
+    """Images side by side, a title above each.
+
+    Save it only where nobody can be recognised in it: drawn faces, or averages.
+
+    Parameters
+    ----------
+    pixels : uint8 ``[n, size, size, 3]``.
+    """
+    rows = -(-len(pixels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, (1.5 if titles else 1.3) * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, (ax, image) in enumerate(zip(axes.flat, pixels, strict=False)):
+        ax.imshow(image)
+        if titles:
+            ax.set_title(titles[number], size=8, loc="center", weight="normal")
+    return figure
+
+
 def confusion(table: pd.DataFrame, *, title: str = "", ax=None) -> plt.Axes:
     """A confusion matrix: share of each true class in colour, share and count in words."""
     ax = ax or plt.gca()
