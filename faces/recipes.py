@@ -241,11 +241,14 @@ def publish(
 
 def card_of(figures: dict, manifest: pd.DataFrame, label: str, size: int) -> str:
     """The model card of a classifier of ``label`` that was trained on the manifest's training photos."""
+    about_faces = label in ("gender", *SIDE_TASKS)
+    what = "crop of one face" if about_faces else "picture"
     return export.model_card(
         figures["model"],
-        task=f"`{label}` ({' or '.join(classes(manifest, label))}) from a {size}×{size} crop of one face",
+        task=f"`{label}` ({' or '.join(classes(manifest, label))}) from a {size}×{size} {what}",
         sources=sorted(manifest.loc[manifest["split"] == "train", "source"].unique()),
         metrics=figures,
+        failures=[*(["faces"] if about_faces else []), "gender" if label == "gender" else "label"],
     )
 
 

@@ -206,7 +206,6 @@ def fit(
     return pd.DataFrame(history)
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     batches: DataLoader,
@@ -223,12 +222,14 @@ def predict(
     autocast = _autocast(device, precision)
     model.to(device, memory_format=torch.channels_last).eval()
     outputs = []
-    for images, _ in batches:
-        images = to_float(images, device)
-        if change:
-            images = change(images)
-        with autocast():
-            outputs.append(model(images).float().cpu().numpy())
+    # Not around `to`: weights that are moved in inference mode could not be trained any more.
+    with torch.inference_mode():
+        for images, _ in batches:
+            images = to_float(images, device)
+            if change:
+                images = change(images)
+            with autocast():
+                outputs.append(model(images).float().cpu().numpy())
     return np.concatenate(outputs)
 
 

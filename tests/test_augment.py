@@ -18,6 +18,7 @@ CHANGES = {
     "brightness": {"brightness": 0.4},
     "contrast": {"contrast": 0.4},
     "grey": {"grey": 0.5},
+    "coarse": {"coarse": 0.5},
 }
 each_change = pytest.mark.parametrize("name", CHANGES)
 
@@ -165,3 +166,30 @@ def test_grey_takes_the_colour():
     x = noise()
     bare = only(grey=1.0)(x)
     assert torch.allclose(bare, x.mean(1, keepdim=True).expand_as(x))
+
+
+@pytest.mark.parametrize("side", [12, 13])
+def test_coarse_images_lose_fine_detail_and_keep_their_mean(side):
+    x = noise(side=side)
+    coarse = only(coarse=1.0)(x)
+    assert coarse.shape == x.shape
+    steps = lambda image: (image[..., 1:] - image[..., :-1]).abs().mean()  # noqa: E731
+    assert steps(coarse) < 0.5 * steps(x)
+    assert torch.allclose(coarse.mean((2, 3)), x.mean((2, 3)), atol=0.05)
+
+
+def test_views_are_the_same_for_every_image_and_undo_each_other():
+    x = noise()
+    assert torch.equal(augment.view(x), x)
+    assert torch.equal(augment.view(x, flip=True), x.flip(3))
+    cropped = augment.view(x, across=1.2, down=1.2)
+    assert cropped.shape == x.shape and (cropped > 0).all()
+    assert (augment.view(x, across=0.5)[..., 0] == 0).all()  # black where nothing is left
+    flipped_crop = augment.view(x, flip=True, across=1.2, down=1.2)
+    assert torch.allclose(flipped_crop.flip(3), cropped, atol=1e-5)
+
+
+def test_a_view_is_shifted_to_the_right_and_down():
+    x = torch.zeros(1, 1, 8, 8)
+    x[..., 2, 3] = 1
+    assert torch.allclose(augment.view(x, shift=(0.25, 0.125))[..., 3, 5], torch.ones(1), atol=1e-5)

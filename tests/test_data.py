@@ -1,5 +1,6 @@
 """From a folder to a manifest whose splits do not leak: layouts, scanning, near duplicates, splits, files."""
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -779,3 +780,44 @@ def test_a_byte_order_mark_and_letters_beyond_ascii(tmp_path):
     assert known(manifest["gender"]) == ["female"]
     saved = data.load(data.save(manifest, tmp_path / "manifest.csv"))
     assert known(saved["name"]) == ["å.jpg"]
+
+
+# --------------------------------------------------------------------------------------------------- extend
+
+
+def test_further_sources_join_without_moving_anything_or_leaking(tmp_path, drawn_faces):
+    manifest = data.split(data.group(data.scan(data.read(drawn_faces))), seed=3)
+    more = tmp_path / "more"
+    demo.make(more, 30, seed=9, layout="class_folders", size=64, flaws=False)
+    for split in ("train", "val", "test"):
+        for path in manifest.loc[manifest["split"] == split, "path"].head(2):
+            shutil.copy(path, more / "female" / f"copy_of_{split}_{Path(path).name}")
+    both = data.extend(manifest, data.scan(data.read(more)))
+    before, added = both.iloc[: len(manifest)], both.iloc[len(manifest) :]
+    pd.testing.assert_frame_equal(before[manifest.columns], manifest, check_dtype=False)
+    assert not set(added["group"]) & set(before["group"])
+    sides = {
+        split: set(added.loc[added["name"].str.contains(f"copy_of_{split}_"), "split"]) for split in added["split"]
+    }
+    copies = added["name"].str.contains("copy_of_")
+    assert set(added.loc[~copies, "split"]) == {"train"}
+    assert set(added.loc[added["name"].str.contains("copy_of_train"), "split"]) == {"train"}
+    assert set(added.loc[added["name"].str.contains("copy_of_(?:val|test)"), "split"]) == {"excluded"}, sides
+
+
+def test_official_test_photos_of_a_further_source_are_tested_on_unless_they_were_learnt(tmp_path, drawn_faces):
+    manifest = data.split(data.group(data.scan(data.read(drawn_faces))), seed=3)
+    drawn = demo.make(tmp_path / "drawn", 30, seed=9, layout="class_folders", size=64, flaws=False)
+    for subset, gender in itertools.product(("train", "test"), ("female", "male")):
+        (tmp_path / "more" / subset / gender).mkdir(parents=True)
+    for number, path in enumerate(sorted(drawn.glob("*/*.jpg"))):
+        shutil.copy(path, tmp_path / "more" / ("train", "test")[number % 2] / path.parent.name / path.name)
+    learnt = manifest.loc[manifest["split"] == "train", "path"].iloc[0]
+    shutil.copy(learnt, tmp_path / "more" / "test" / "male" / "learnt.jpg")
+    (tmp_path / "more" / "test" / "male" / "broken.jpg").write_bytes(b"no picture")
+    added = data.extend(manifest, data.scan(data.read(tmp_path / "more"))).iloc[len(manifest) :]
+    of = added.set_index("name")["split"]
+    assert of["test/male/learnt.jpg"] == of["test/male/broken.jpg"] == "excluded"
+    rest = of.drop(["test/male/learnt.jpg", "test/male/broken.jpg"])
+    moved = rest[rest != [name.split("/")[0] for name in rest.index]]
+    assert set(moved) <= {"excluded"} and len(moved) <= 1  # drawn faces may look alike by chance

@@ -82,3 +82,106 @@ def test_summary_and_confusion_agree():
 def test_records_are_plain_json():
     table = pd.DataFrame({"n": [1, 2], "mean": [0.123456, np.nan]}, index=["x", 3])
     assert evaluation.records(table) == {"x": {"n": 1, "mean": 0.1235}, "3": {"n": 2, "mean": None}}
+
+
+# ------------------------------------------------------------------------------------------------- confidence
+
+
+def test_one_logit_and_two_say_the_same():
+    table, logits = frame()
+    one = (logits[:, 1] - logits[:, 0])[:, None]
+    np.testing.assert_allclose(evaluation.probabilities(one), evaluation.probabilities(logits))
+    np.testing.assert_allclose(evaluation.probabilities(one, 2.0), evaluation.probabilities(one / 2))
+    again = evaluation.predictions(table[["gender", "group", "source"]], one, ["female", "male"], "gender")
+    pd.testing.assert_frame_equal(again, table)
+
+
+def sure(n=20_000, factor=3.0, outputs=1, seed=0):
+    """Logits that claim ``factor`` times what is true of them: (logits, targets)."""
+    rng = np.random.default_rng(seed)
+    honest = rng.normal(0, 2, (n, outputs))
+    likely = evaluation.probabilities(honest)
+    targets = (rng.random((n, 1)) > likely.cumsum(1)).sum(1)
+    return honest * factor, targets
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_the_temperature_undoes_too_much_or_too_little_confidence(outputs, factor):
+    logits, targets = sure(factor=factor, outputs=outputs)
+    assert evaluation.temperature(logits, targets) == pytest.approx(factor, rel=0.06)
+
+
+def test_calibration_improves_and_accuracy_stays():
+    logits, targets = sure()
+    manifest = pd.DataFrame({"gender": np.array(["female", "male"])[targets], "group": np.arange(len(targets))})
+    tables = [
+        evaluation.predictions(manifest, logits, ["female", "male"], "gender", temperature=heat) for heat in (1, 3)
+    ]
+    assert tables[0]["correct"].equals(tables[1]["correct"])
+    before, after = map(evaluation.calibration_error, tables)
+    assert before > 0.08 and after < 0.015
+    table = evaluation.reliability(tables[1])
+    assert table["photos"].sum() == len(targets) and len(table) == 10
+    assert table["confidence"].is_monotonic_increasing
+    assert (abs(table["confidence"] - table["mean"]) < 0.04).all()
+    assert (evaluation.reliability(tables[0])["mean"] < evaluation.reliability(tables[0])["confidence"]).all()
+
+
+def answers(confidence, correct):
+    return pd.DataFrame({"confidence": confidence, "correct": np.array(correct, bool)})
+
+
+def test_risk_and_coverage_count_photos_of_one_confidence_together():
+    table = evaluation.risk_coverage(answers([0.9, 0.6, 0.9, 0.7], [1, 0, 0, 1]))
+    assert table["threshold"].tolist() == [0.9, 0.7, 0.6]
+    assert table["coverage"].tolist() == [0.5, 0.75, 1.0]
+    assert table["risk"].tolist() == pytest.approx([1 / 2, 1 / 3, 2 / 4])
+
+
+def test_the_threshold_is_the_lowest_that_keeps_the_risk():
+    given = answers([0.99, 0.95, 0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1, 1, 0])
+    assert evaluation.abstain_threshold(given, 0.0) == 0.99
+    assert evaluation.abstain_threshold(given, 0.2) == 0.7
+    assert evaluation.abstain_threshold(given, 1.0) == 0.6
+    assert evaluation.abstain_threshold(answers([0.9], [0]), 0.1) == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------- groups
+
+
+def test_groups_served_worse_are_those_whose_whole_interval_lies_below():
+    rng = np.random.default_rng(0)
+    age = rng.choice(["0-2", "20-29"], 2000)
+    table = pd.DataFrame(
+        {"source": "web", "age_group": age, "coin": rng.choice(["a", "b"], 2000), "group": range(2000)}
+    )
+    table["correct"] = rng.random(2000) < np.where(age == "0-2", 0.7, 0.95)
+    worse = evaluation.served_worse(table, ["age_group", "coin", "absent"])
+    assert worse["value"].tolist() == ["0-2"] and worse["source"].tolist() == ["web"]
+    assert worse.loc[0, "high"] < worse.loc[0, "overall"]
+    assert evaluation.served_worse(table[age == "0-2"], ["age_group"]).empty
+
+
+def test_figures_by_source_have_the_form_of_metrics():
+    table, _ = frame()
+    figures = evaluation.by_source(table.dropna(subset="source"), ["gender", "absent"])
+    assert set(figures) == {"test", "test_by_gender"}
+    assert set(figures["test"]) == {"a", "b"} and set(figures["test_by_gender"]["a"]) == {"female", "male"}
+
+
+def test_qualities_measure_light_and_detail():
+    ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8)[:, None], (24, 1, 3)).reshape(24, 24, 3)
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    found = evaluation.qualities(np.stack([np.zeros_like(ramp), np.full_like(ramp, 255), ramp, noise]))
+    assert found["brightness"].tolist()[:2] == pytest.approx([0, 1])
+    assert found["sharpness"].tolist()[:2] == pytest.approx([0, 0])
+    assert found["sharpness"][3] > 5 * found["sharpness"][2]
+    assert found["contrast"][2] > 0.1
+
+
+def test_quartiles_are_named_by_their_ranges():
+    named = evaluation.quartiles(pd.Series(np.arange(100) / 100))
+    assert named.value_counts().tolist() == [25] * 4
+    assert named.iloc[0] == "0.00 – 0.25" and named.iloc[-1] == "0.74 – 0.99"
+    assert evaluation.quartiles(pd.Series([5.0] * 8), 0).nunique() <= 1

@@ -115,3 +115,58 @@ def test_model_card_takes_its_figures_from_the_metrics():
     assert "mine: the terms of its owners." in card
     for heading in ("Measured", "Known failures", "Intended use", "Training data and its terms"):
         assert f"## {heading}" in card
+
+
+# -------------------------------------------------------------------------------- one output, temperature, 8 bits
+
+
+def mobilenet(outputs=1):
+    torch.manual_seed(0)
+    model = models.mobilenet_v2(outputs, width=0.35, weights="random").train()
+    for _ in range(3):
+        model(torch.rand(16, 3, 64, 64))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    model, folder = mobilenet(), tmp_path_factory.mktemp("calibrated") / "net"
+    options = {"classes": ["female", "male"], "size": 64, "pixels": PIXELS, "metrics": METRICS, "card": "# A card"}
+    history = pd.DataFrame({"epoch": [1]})
+    return model, export.export(model, folder, history=history, temperature=1.7, abstain_below=0.83, **options)
+
+
+def test_one_output_becomes_two_probabilities_at_the_given_temperature(calibrated):
+    model, folder = calibrated
+    x = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
+    male = (model(x) / 1.7).sigmoid().detach().numpy()
+    loaded = predict.Model(folder)
+    np.testing.assert_allclose(loaded.probabilities(PIXELS), np.concatenate([1 - male, male], 1), atol=1e-5)
+    assert loaded.abstain_below == 0.83 and loaded.classes == ("female", "male")
+
+
+def test_eight_bits_are_a_quarter_of_the_size_and_say_about_the_same(calibrated):
+    _, folder = calibrated
+    measured = {}
+
+    def describe(model):
+        measured["probabilities"] = model.probabilities(PIXELS)
+        return {"model": "small"}, "# Small"
+
+    small = export.quantize(folder, folder.parent / "small", pixels=PIXELS, describe=describe)
+    assert {path.name for path in small.iterdir()} == {"model.onnx", "metrics.json", "MODEL_CARD.md"}
+    assert {path.name for path in folder.parent.iterdir()} == {"net", "small"}
+    assert (small / "model.onnx").stat().st_size < 0.45 * (folder / "model.onnx").stat().st_size
+    loaded = predict.Model(small)
+    assert loaded.classes == ("female", "male") and loaded.size == 64 and loaded.abstain_below == 0.83
+    np.testing.assert_allclose(loaded.probabilities(PIXELS), measured["probabilities"], atol=1e-6)
+    np.testing.assert_allclose(loaded.probabilities(PIXELS), predict.Model(folder).probabilities(PIXELS), atol=0.1)
+    assert json.loads((small / "metrics.json").read_text())["made_with"]["torch"] == torch.__version__
+    kinds = {node.op_type for node in onnx.load(small / "model.onnx").graph.node}
+    assert "QuantizeLinear" in kinds
+
+
+def test_eight_bits_need_images(calibrated):
+    with pytest.raises(export.ExportError, match="none were given"):
+        export.quantize(calibrated[1], calibrated[1].parent / "none", pixels=PIXELS[:0], describe=None)
+    assert not (calibrated[1].parent / "none").exists()

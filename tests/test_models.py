@@ -1,9 +1,13 @@
 """The plain network is the documented one, to the parameter."""
 
+import copy
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from faces import models
 from faces.models import Standardize, gender_cnn, parameter_count
 
 EXTRAS = {"standardize": True, "batch_norm": True, "padding": 1}
@@ -112,3 +116,99 @@ def test_frozen_parameters_do_not_count():
     model = gender_cnn()
     model[0].requires_grad_(False)
     assert parameter_count(model) == 126_786 - (3 * 9 * 32 + 32)
+
+
+# ------------------------------------------------------------------------------------------------- 96 pixels
+
+
+def test_the_plain_96_pixel_network_has_four_convolutions_and_three_dense_layers():
+    model = models.plain_cnn()
+    assert kinds(model).count("Conv2d") == 4 and kinds(model).count("Linear") == 3
+    assert logits_of(model, 3, 96).shape == (3, 1)
+    assert logits_of(models.plain_cnn(4, size=40, dropout=0.5), 2, 40).shape == (2, 4)
+    with pytest.raises(ValueError, match="15 pixels are too few"):
+        models.plain_cnn(size=15)
+
+
+def little(outputs=1, width=0.35):
+    torch.manual_seed(0)
+    return models.mobilenet_v2(outputs, width=width, weights="random")
+
+
+@pytest.mark.parametrize(("width", "outputs", "size"), [(0.35, 1, 64), (0.5, 3, 96), (1.0, 15, 33)])
+def test_mobilenet_takes_widths_sizes_and_outputs(width, outputs, size):
+    assert logits_of(little(outputs, width), 2, size).shape == (2, outputs)
+
+
+def test_a_frozen_backbone_keeps_weights_and_batchnorm_while_the_head_learns():
+    model = little().freeze().train()
+    before = copy.deepcopy(model.state_dict())
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert {id(p) for p in learnt} == {id(p) for p in model.classifier.parameters()}
+    optimizer = torch.optim.SGD(learnt, 0.1)
+    model(torch.rand(4, 3, 64, 64)).square().sum().backward()
+    optimizer.step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    model.freeze(False).train()
+    model(torch.rand(4, 3, 64, 64)).square().sum().backward()
+    assert not torch.equal(model.state_dict()["features.0.1.running_mean"], before["features.0.1.running_mean"])
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_quick_gradients_are_the_usual_ones(size):
+    model = little().train()
+    model.dropout.p = 0
+    usual = copy.deepcopy(model)
+    for module in usual.modules():
+        if isinstance(module, models._StridedDepthwise):
+            module.__class__ = nn.Conv2d
+    strided = [module for module in model.modules() if isinstance(module, models._StridedDepthwise)]
+    assert len(strided) == 4
+    x = torch.rand(3, 3, size, size)
+    for network in (model, usual):
+        network(x).square().sum().backward()
+    for ours, theirs in zip(model.parameters(), usual.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5 * float(theirs.grad.abs().max()))
+
+
+def test_quick_gradients_under_autocast():
+    model = little().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.rand(2, 3, 64, 64)).float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_the_first_outputs_can_be_kept_alone():
+    model = little(5)
+    every = logits_of(model, 3)
+    assert torch.allclose(logits_of(model.keep_outputs(2), 3), every[:, :2])
+    with pytest.raises(ValueError, match="3 outputs cannot be kept of 2"):
+        model.keep_outputs(3)
+
+
+def test_training_can_start_from_the_backbone_of_a_model_folder(tmp_path):
+    trained = little(4)
+    save_file(
+        {key: value.contiguous() for key, value in trained.state_dict().items()}, tmp_path / "weights.safetensors"
+    )
+    torch.manual_seed(1)
+    started = models.mobilenet_v2(2, width=0.35, weights=tmp_path)
+    for key, value in started.state_dict().items():
+        assert key.startswith("classifier.") or torch.equal(value, trained.state_dict()[key])
+    with pytest.raises(models.WeightsError, match="not of this architecture and width"):
+        models.mobilenet_v2(2, width=0.5, weights=tmp_path)
+    with pytest.raises(models.WeightsError, match="no weights to start from in"):
+        models.mobilenet_v2(2, width=0.35, weights=tmp_path / "nowhere")
+
+
+def test_weights_that_cannot_be_had_are_told_with_the_remedy(monkeypatch):
+    def unreachable(**_):
+        raise models.URLError("no route")
+
+    with pytest.raises(ValueError, match=r"for width 1\.0 only, not 0\.5"):
+        models.mobilenet_v2(width=0.5)
+    monkeypatch.setattr(models, "torchvision_mobilenet_v2", unreachable)
+    with pytest.raises(models.WeightsError, match="set TORCH_HOME to a folder that holds"):
+        models.mobilenet_v2()

@@ -346,3 +346,45 @@ def test_a_name_that_is_not_utf8_is_found_and_read(model, tmp_path):
     assert [(name, "red")] == [
         (found, answer.label) for found, answer in predict.predict_files(model, tmp_path, predict.find_files(tmp_path))
     ]
+
+
+# ------------------------------------------------------------------------------------------------ abstaining
+
+
+def labels_of(photos, tmp_path, *arguments, model):
+    output = tmp_path / "labels.json"
+    status = predict.main([str(photos), "--model", str(model), "--output", str(output), *arguments])
+    return status, json.loads(output.read_text()) if output.exists() else None
+
+
+@pytest.fixture
+def unsure(photos):
+    picture(photos / "img_5.jpg", (90, 0, 80))  # nearly as blue as red
+    return photos
+
+
+def test_what_is_not_sure_enough_is_unknown(unsure, tmp_path, folder):
+    plain = labels_of(unsure, tmp_path, model=folder)[1]
+    assert plain["img_5.jpg"] == "red"
+    assert labels_of(unsure, tmp_path, "--min-confidence", "0", model=folder)[1] == plain
+    found = labels_of(unsure, tmp_path, "--min-confidence", "0.99", "--confidence", model=folder)[1]
+    assert found["img_5.jpg"]["label"] == "unknown" and 0.5 < found["img_5.jpg"]["probability"] < 0.99
+    assert found["img_0.jpg"]["label"] == "red"
+
+
+def test_a_model_may_carry_its_own_threshold(unsure, tmp_path, folder, capsys):
+    about = {"classes": tiny_model.CLASSES, "size": tiny_model.SIZE, "abstain_below": 0.99}
+    careful = tiny_model.write(tmp_path / "careful", metadata={"faces": json.dumps(about)})
+    assert predict.Model(careful).abstain_below == 0.99
+    assert labels_of(unsure, tmp_path, "--min-confidence", "auto", model=careful)[1]["img_5.jpg"] == "unknown"
+    (tmp_path / "labels.json").unlink()
+    assert labels_of(unsure, tmp_path, "--min-confidence", "auto", model=folder) == (2, None)
+    assert "has no threshold of its own: give --min-confidence a number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["1.1", "-0.1", "nan", "sure", ""])
+def test_a_threshold_is_a_probability(value, photos, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        predict.main([str(photos), "--min-confidence", value])
+    assert stopped.value.code == 2
+    assert 'is neither a probability from 0 to 1 nor "auto"' in capsys.readouterr().err

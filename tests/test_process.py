@@ -14,7 +14,7 @@ import tiny_model
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNTIME = ("process.py", "faces/__init__.py", "faces/images.py", "faces/predict.py")
+RUNTIME = ("process.py", "faces/__init__.py", "faces/files.py", "faces/images.py", "faces/predict.py")
 TIMEOUT = 60  # seconds
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, signals and permissions as POSIX has them")
 not_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")

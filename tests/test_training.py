@@ -249,6 +249,47 @@ def test_schedules_begin_low_peak_and_end_low():
     assert training.constant(0.3) == 1
 
 
+def test_a_growing_rate_grows_and_stays():
+    schedule = training.growing(0.5, start=0.2)
+    assert [schedule(step) for step in (0, 0.25, 0.5, 0.9)] == pytest.approx([0.2, 0.6, 1, 1])
+
+
+def test_accuracy_of_one_output_of_many_and_of_the_first_task():
+    targets = torch.tensor([0, 1, 1])
+    assert training.accuracy(torch.tensor([[-1.0], [2.0], [-3.0]]), targets).tolist() == [1, 1, 0]
+    assert training.accuracy(torch.eye(3)[[0, 1, 2]], targets).tolist() == [1, 1, 0]
+    both = torch.tensor([[-1.0, 9, 0], [2.0, 9, 0], [-3.0, 9, 0]])
+    first = training.accuracy_of_first(1)
+    assert first(both, torch.stack([targets, torch.zeros(3, dtype=int)], 1)).tolist() == [1, 1, 0]
+
+
+def test_rolling_back_to_the_last_step_or_to_the_average(tmp_path):
+    model, _ = train(tmp_path, ema=0.9)
+    averaged = weights(model)
+    training.rollback(model, tmp_path, "last", average=False)
+    assert not torch.equal(weights(model), averaged)
+    training.rollback(model, tmp_path, "last")
+    assert torch.equal(weights(model), averaged)
+
+
+def test_predictions_of_changed_images_and_in_bf16(tmp_path):
+    model, _ = train(tmp_path)
+    feed = batches.loader(*red_or_blue(40, seed=1), 32)
+    plain = training.predict(model, feed)
+    swapped = training.predict(model, feed, change=lambda x: x.flip(1))
+    by_hand = red_or_blue(40, seed=1)[0][..., ::-1].copy()
+    np.testing.assert_allclose(swapped, training.predict(model, batches.loader(by_hand, np.zeros(40), 32)), atol=1e-5)
+    assert not np.allclose(plain, swapped)
+    np.testing.assert_allclose(training.predict(model, feed, precision="bf16"), plain, atol=0.15)
+
+
+def test_what_has_predicted_can_go_on_learning():
+    model = network()
+    training.predict(model, batches.loader(*red_or_blue(8), 8))
+    model.train()(torch.rand(4, 3, SIZE, SIZE)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_two_processes_do_what_one_does_with_the_same_global_batch(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
