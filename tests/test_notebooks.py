@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
@@ -115,14 +116,39 @@ def test_the_trained_network_has_learnt_and_labels_a_folder(executed, tmp_path):
     assert sum(labels[name] == truth[name] for name in labels) / len(labels) > 0.75
 
 
+def test_fine_tuning_exports_two_networks_and_compares_every_recipe(executed):
+    folder, small = (executed / "artifacts" / f"gender_mobilenet_v2{suffix}" for suffix in ("", "_int8"))
+    metrics, of_small = (json.loads((where / "metrics.json").read_text()) for where in (folder, small))
+    assert len(metrics["ablation"]) == 8 and metrics["ablation"]["recipe, all photos"]["photos"] > 240
+    assert {"gender_cnn", "gender_cnn_plus", "gender_mobilenet_v2_int8"} < set(metrics["comparison"]["faces"])
+    assert set(metrics["speed"]) == {folder.name, small.name}
+    change = of_small["change_of_accuracy"]
+    assert change["low"] <= change["value"] <= change["high"]
+    assert predict.Model(small).abstain_below == predict.Model(folder).abstain_below == metrics["abstain_below"]
+    assert len(pd.read_csv(folder / "history.csv")) == metrics["recipe"]["epochs"]
+
+
+def test_the_analysis_is_of_the_exported_network(executed):
+    metrics = json.loads((executed / "artifacts" / "gender_errors" / "metrics.json").read_text())
+    trained = json.loads((executed / "artifacts" / "gender_mobilenet_v2" / "metrics.json").read_text())
+    assert metrics["data"]["same_as_trained_on"] is True
+    assert metrics["threshold"] == pytest.approx(trained["abstain_below"], abs=1e-3)
+    for source, figures in metrics["test"].items():
+        assert figures["accuracy"] == trained["test"][source]["accuracy"]
+    assert len(metrics["test_time_augmentation"]) == 8 and set(metrics["suspects"]) == {"faces", "more_faces"}
+
+
 def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
     """The least that a user may have: two folders, one path given as a word, no runner."""
     photos = demo.make(tmp_path / "photos", 120, layout="class_folders", size=64)
     given = {"data_dirs": str(photos), "artifacts_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
     given |= {"figures_dir": str(tmp_path / "figures")}
-    own = {"02_train_gender_cnn": {"epochs": 1, "run_dir": str(tmp_path / "runs")}}
+    given |= {"run_dir": str(tmp_path / "runs"), "epochs": 1, "final_epochs": 1, "finetune_epochs": 1}
+    quick = notebooks.read_profile("demo")
     for path in ALL:
-        parameters = given | own.get(path.stem, {})
+        own = {name: value for name, value in quick[path.stem].items() if not name.endswith(("_dirs", "_dir"))}
+        known = notebooks.parameters_of(path)
+        parameters = {name: value for name, value in (own | given).items() if name in known}
         papermill.execute_notebook(str(path), None, parameters, cwd=str(path.parent), progress_bar=False)
     assert predict.Model(tmp_path / "gender_cnn").classes == ("female", "male")
     assert "Trained on: photos. photos: the terms of its owners." in (tmp_path / "gender_cnn/MODEL_CARD.md").read_text()
