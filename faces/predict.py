@@ -29,7 +29,7 @@ from faces.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
-DEFAULT_MODEL = "gender_cnn_plus"
+DEFAULT_MODEL = "gender_mobilenet_v2"
 UNKNOWN = "unknown"  # the label of a photo that the network is not sure enough of
 RESULTS, ERRORS = "process_results.json", "process_errors.json"
 

@@ -27,7 +27,7 @@ from faces.images import ImageError
 from faces.predict import ARTIFACTS, ROOT
 
 SIDE_TASKS = ("age_group", "race")
-AUGMENT = Augment(rotate=15, shift=0.08, zoom=(0.75, 1.3), brightness=0.25, contrast=0.25, grey=0.1, coarse=0.15)
+AUGMENT = Augment(rotate=15, shift=0.08, zoom=(0.6, 1.3), brightness=0.25, contrast=0.25, grey=0.1, coarse=0.15)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from faces import notebooks, predict
 README = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line.startswith("|")]
 MODELS = ["gender_cnn", "gender_cnn_plus", "gender_mobilenet_v2"]
+TIMED = ["gender_cnn", "gender_cnn_plus"]
 
 
 def metrics_of(model):
@@ -35,7 +36,7 @@ def test_every_accuracy_is_the_measured_one(model):
         assert interval == "{low:.1%} – {high:.1%}".format(**figures["accuracy"]).replace("%", "").strip() + " %"
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TIMED)
 def test_every_speed_is_the_measured_one(model):
     metrics = metrics_of(model)
     (size, training, process, ratio, start), *others = rows(model, cells=6)
