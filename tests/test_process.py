@@ -13,6 +13,8 @@ import pytest
 import tiny_model
 from PIL import Image
 
+from faces.predict import DEFAULT_MODEL
+
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ("process.py", "faces/__init__.py", "faces/files.py", "faces/images.py", "faces/predict.py")
 TIMEOUT = 60  # seconds
@@ -23,8 +25,6 @@ not_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory):
     """A folder with the runtime alone, and a tiny model under the default model's name."""
-    from faces.predict import DEFAULT_MODEL
-
     folder = tmp_path_factory.mktemp("tool")
     for name in RUNTIME:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ def test_the_plain_command(tool, results, tmp_path):
         (tmp_path / litter).write_bytes(b"\0")
     done = process(tool, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{len(names)} photos labelled by gender_cnn_plus -> {results}\n"
+    assert done.stdout == f"{len(names)} photos labelled by {DEFAULT_MODEL} -> {results}\n"
     text = results.read_text("utf-8")
     assert list(json.loads(text).items()) == [(n, "blue" if n == "img_2.jpg" else "red") for n in sorted(names)]
     assert '  "img_1.jpg": "red",\n' in text and '"Jürgen & Zoë.jpg"' in text and '"😀.jpg"' in text
