@@ -408,7 +408,10 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError:
         print("process.py: not enough memory; try a smaller --batch-size", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # An interrupt that strikes while Python waits for a lock comes out as its failure to release that lock.
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print("process.py: interrupted; nothing was written", file=sys.stderr)
         return 130
     print(f"{_count(read, 'photo')} labelled by {_printable(model.name)} -> {shown}")
