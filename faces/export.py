@@ -26,11 +26,11 @@ import pandas as pd
 import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from safetensors.torch import save_file
 from torch import nn
 
 from faces import __version__
 from faces.files import write_json
+from faces.models import save_weights
 from faces.predict import Model
 
 TERMS = {
@@ -101,9 +101,7 @@ def export(
         about = {"classes": classes, "size": size, "temperature": temperature, "abstain_below": abstain_below}
         write_onnx(model, partial / "model.onnx", **about)
         difference = compare(model, partial, pixels, temperature=temperature)
-        save_file(
-            {key: value.contiguous() for key, value in model.state_dict().items()}, partial / "weights.safetensors"
-        )
+        save_weights(model, partial)
         checked = {"images": len(pixels), "largest_difference": float(f"{difference:.1e}"), "tolerance": TOLERANCE}
         write_json(partial / "metrics.json", metrics | {"export": checked, "made_with": versions()})
         history.round(6).to_csv(partial / "history.csv", index=False)

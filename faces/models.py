@@ -12,7 +12,7 @@ from urllib.error import URLError
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models import MobileNet_V2_Weights
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
@@ -198,6 +198,18 @@ def load_backbone(model: Finetuned, folder: str | os.PathLike) -> None:
     if any(key not in tensors or tensors[key].shape != value.shape for key, value in ours.items()):
         raise WeightsError(f"{path} is not of this architecture and width")
     model.load_state_dict({key: tensors[key] for key in ours}, strict=False)
+
+
+def save_weights(model: nn.Module, folder: str | os.PathLike) -> Path:
+    """Write ``weights.safetensors`` into a folder, from which ``load_backbone`` starts; returns the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Contiguous copies: safetensors refuses channels_last strides.
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    partial = folder / ".weights.safetensors.partial"
+    save_file(tensors, partial)
+    partial.replace(folder / "weights.safetensors")
+    return folder
 
 
 class _StridedDepthwise(nn.Conv2d):

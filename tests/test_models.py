@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from faces import models
@@ -190,9 +189,8 @@ def test_the_first_outputs_can_be_kept_alone():
 
 def test_training_can_start_from_the_backbone_of_a_model_folder(tmp_path):
     trained = little(4)
-    save_file(
-        {key: value.contiguous() for key, value in trained.state_dict().items()}, tmp_path / "weights.safetensors"
-    )
+    assert models.save_weights(trained.to(memory_format=torch.channels_last), tmp_path) == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
     torch.manual_seed(1)
     started = models.mobilenet_v2(2, width=0.35, weights=tmp_path)
     for key, value in started.state_dict().items():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
@@ -113,6 +114,29 @@ def test_the_trained_network_has_learnt_and_labels_a_folder(executed, tmp_path):
     labels = json.loads(output.read_text())
     truth = {name: ("male", "female")[int(name.split("_")[1])] for name in labels}
     assert sum(labels[name] == truth[name] for name in labels) / len(labels) > 0.75
+
+
+def test_fine_tuning_exports_two_networks_and_compares_every_recipe(executed):
+    folder, small = (executed / "artifacts" / f"gender_mobilenet_v2{suffix}" for suffix in ("", "_int8"))
+    metrics, of_small = (json.loads((where / "metrics.json").read_text()) for where in (folder, small))
+    assert len(metrics["ablation"]) == 8 and metrics["ablation"]["recipe, all photos"]["photos"] > 240
+    assert {"gender_cnn", "gender_cnn_plus", "gender_mobilenet_v2_int8"} < set(metrics["comparison"]["faces"])
+    assert set(metrics["speed"]) == {folder.name, small.name}
+    change = of_small["change_of_accuracy"]
+    assert change["low"] <= change["value"] <= change["high"]
+    assert predict.Model(small).abstain_below == predict.Model(folder).abstain_below == metrics["abstain_below"]
+    epochs = metrics["first_cycle"]["epochs"] + metrics["recipe"]["epochs"]
+    assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == list(range(1, epochs + 1))
+
+
+def test_the_analysis_is_of_the_exported_network(executed):
+    metrics = json.loads((executed / "artifacts" / "gender_errors" / "metrics.json").read_text())
+    trained = json.loads((executed / "artifacts" / "gender_mobilenet_v2" / "metrics.json").read_text())
+    assert metrics["data"]["same_as_trained_on"] is True
+    assert metrics["threshold"] == pytest.approx(trained["abstain_below"], abs=1e-3)
+    for source, figures in metrics["test"].items():
+        assert figures["accuracy"] == trained["test"][source]["accuracy"]
+    assert len(metrics["test_time_augmentation"]) == 8 and set(metrics["suspects"]) == {"faces", "more_faces"}
 
 
 def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
