@@ -145,6 +145,7 @@ def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
     given = {"data_dirs": str(photos), "artifacts_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
     given |= {"figures_dir": str(tmp_path / "figures")}
     given |= {"run_dir": str(tmp_path / "runs"), "epochs": 1, "final_epochs": 1, "finetune_epochs": 1}
+    given |= {"baseline_epochs": 1, "second_epochs": 1, "ramp_epochs": 1, "schedules": ["growing"]}
     quick = notebooks.read_profile("demo")
     for path in ALL:
         own = {name: value for name, value in quick[path.stem].items() if not name.endswith(("_dirs", "_dir"))}
@@ -221,7 +222,7 @@ def runner(*arguments):
     [
         (["--only", "77"], "no notebook begins with '77'; there are 01_explore_gender_data"),
         (["--profile", "huge"], "no profile 'huge'; there are demo, full"),
-        (["-p", "epoch", "3"], "none of these notebooks has a parameter 'epoch'; they have artifacts_dir"),
+        (["-p", "epoch", "3"], "none of these notebooks has a parameter 'epoch'; they have accepted_risk, "),
         (["--only", "02", "-p", "epochs", "many"], "02_train_gender_cnn: epochs must be int, not 'many'"),
     ],
 )
