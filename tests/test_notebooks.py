@@ -222,7 +222,10 @@ def runner(*arguments):
     [
         (["--only", "77"], "no notebook begins with '77'; there are 01_explore_gender_data"),
         (["--profile", "huge"], "no profile 'huge'; there are demo, full"),
-        (["-p", "epoch", "3"], "none of these notebooks has a parameter 'epoch'; they have accepted_risk, "),
+        (
+            ["-p", "epoch", "3"],
+            "none of these notebooks has a parameter 'epoch'; they have accepted_risk, artifacts_dir",
+        ),
         (["--only", "02", "-p", "epochs", "many"], "02_train_gender_cnn: epochs must be int, not 'many'"),
     ],
 )
