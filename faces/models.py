@@ -6,6 +6,7 @@ Two classes need one output: its logit is that of the second class, a sigmoid ma
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 from urllib.error import URLError
 
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchvision.models import MobileNet_V2_Weights
+from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, WeightsEnum
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
+from torchvision.models import resnet50 as torchvision_resnet50
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -166,20 +168,44 @@ def mobilenet_v2(
     """
     if weights == "imagenet" and width != 1.0:
         raise ValueError(f"there are ImageNet weights for width 1.0 only, not {width}: start from weights='random'")
-    try:
-        source = MobileNet_V2_Weights.IMAGENET1K_V1 if weights == "imagenet" else None
-        network = torchvision_mobilenet_v2(weights=source, width_mult=width)
-    except (URLError, OSError) as error:
-        raise WeightsError(
-            f"the ImageNet weights could not be downloaded ({error}): set TORCH_HOME to a folder that holds "
-            "hub/checkpoints/mobilenet_v2-b0353104.pth, or start from the weights of a model folder, "
-            "e.g. artifacts/gender_mobilenet_v2"
-        ) from error
+    network = _of_torchvision(torchvision_mobilenet_v2, MobileNet_V2_Weights.IMAGENET1K_V1, weights, width_mult=width)
     model = Finetuned(network.features, network.last_channel, outputs, dropout=dropout)
     if weights not in ("imagenet", "random"):
         load_backbone(model, weights)
     _quicken(model.features)
     return model
+
+
+def resnet50(outputs: int = 1, *, dropout: float = 0.0, weights: str | os.PathLike = "imagenet") -> Finetuned:
+    """ResNet50 (He et al., 1512.03385; torchvision's) with a new head: global average pooling and one dense layer.
+
+    Parameters
+    ----------
+    weights : "imagenet" (torchvision's own, downloaded once), "random", or a model folder of this architecture,
+        whose backbone is then where training starts.
+
+    Raises
+    ------
+    WeightsError : the weights cannot be downloaded, or a folder holds none that fit.
+    """
+    network = _of_torchvision(torchvision_resnet50, ResNet50_Weights.IMAGENET1K_V2, weights)
+    width = network.fc.in_features
+    del network.avgpool, network.fc
+    # What is left, in order: the stem and the four stages, under torchvision's names.
+    model = Finetuned(nn.Sequential(OrderedDict(network.named_children())), width, outputs, dropout=dropout)
+    if weights not in ("imagenet", "random"):
+        load_backbone(model, weights)
+    return model
+
+
+def _of_torchvision(build, imagenet: WeightsEnum, weights: str | os.PathLike, **settings) -> nn.Module:
+    try:
+        return build(weights=imagenet if weights == "imagenet" else None, **settings)
+    except (URLError, OSError) as error:
+        raise WeightsError(
+            f"the ImageNet weights could not be downloaded ({error}): set TORCH_HOME to a folder that holds "
+            f"hub/checkpoints/{imagenet.url.rsplit('/', 1)[1]}, or start from the weights of a model folder"
+        ) from error
 
 
 def load_backbone(model: Finetuned, folder: str | os.PathLike) -> None:

@@ -95,6 +95,7 @@ def fit(
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
     metrics: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] | None = None,
     monitor: str = "val_acc",
+    keep: str = "all",
     ema: float | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -115,6 +116,7 @@ def fit(
     metrics : name -> (outputs, targets) -> one number an image; default ``{"acc": accuracy}``. They are computed on
         the training batches as they are trained on (augmented, dropout active) and on the whole of ``val``.
     monitor : the column of the history that names checkpoints.
+    keep : "all" checkpoints, or only the last and that with the "max" or "min" monitored figure (for large networks).
     ema : decay of a moving average of the weights, e.g. 0.999; validated, checkpointed and left in ``model``.
     device : "auto" takes CUDA, then Apple's MPS, then the CPU.
     precision : "bf16" (autocast), "fp32", or "auto": bf16 where the hardware multiplies in it.
@@ -196,6 +198,8 @@ def fit(
         history.append(row)
         if rank == 0:
             _save(folder, model, average, optimizer, history, identity, monitor)
+            if keep != "all":
+                _prune(folder, keep)
         if world > 1:
             dist.barrier()
         bar.set_postfix({k: f"{row[k]:.3f}" for k in ("train_loss", "val_loss", monitor)} | {"epoch": epoch})
@@ -284,8 +288,7 @@ def rollback(
     if not len(table):
         raise FileNotFoundError(f"no checkpoints in {folder}; they are named epoch-NN-val_acc-0.NNNN.safetensors")
     if epoch == "best":
-        figures = table[next(c for c in table if c not in ("epoch", "path"))]
-        chosen = table.loc[figures.idxmax() if mode == "max" else figures.idxmin()]
+        chosen = table.loc[_best(table, mode)]
     elif epoch == "last":
         chosen = table.iloc[-1]
     elif epoch in set(table["epoch"]):
@@ -318,6 +321,19 @@ def _save(folder, model, average, optimizer, history, identity, monitor) -> None
     table = folder / ".history.csv.partial"
     pd.DataFrame(history).to_csv(table, index=False)
     table.replace(folder / "history.csv")
+
+
+def _prune(folder: Path, mode: str) -> None:
+    """Delete all checkpoints but the last and the best."""
+    table = checkpoints(folder)
+    kept = {table["path"].iloc[-1], table["path"].loc[_best(table, mode)]}
+    for path in set(table["path"]) - kept:
+        path.unlink()
+
+
+def _best(table: pd.DataFrame, mode: str) -> int:
+    figures = table[next(c for c in table if c not in ("epoch", "path"))]
+    return figures.idxmax() if mode == "max" else figures.idxmin()
 
 
 def _resume(folder, model, average, optimizer, identity, device) -> list[dict]:

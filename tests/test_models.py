@@ -210,3 +210,32 @@ def test_weights_that_cannot_be_had_are_told_with_the_remedy(monkeypatch):
     monkeypatch.setattr(models, "torchvision_mobilenet_v2", unreachable)
     with pytest.raises(models.WeightsError, match="set TORCH_HOME to a folder that holds"):
         models.mobilenet_v2()
+
+
+def test_resnet50_is_torchvisions_with_another_head(tmp_path):
+    torch.manual_seed(0)
+    model = models.resnet50(3, weights="random")
+    assert logits_of(model, 2, 64).shape == (2, 3)
+    # 25,557,032 weights with torchvision's thousand classes.
+    assert parameter_count(model) == 25_557_032 - (2048 * 1000 + 1000) + (2048 * 3 + 3)
+    original = models.torchvision_resnet50(weights=None)
+    original.load_state_dict(
+        {key.removeprefix("features."): value for key, value in model.state_dict().items() if "features." in key},
+        strict=False,
+    )
+    original.fc, x = torch.nn.Identity(), torch.rand(2, 3, 64, 64)
+    expected = original.eval()(model.standardize(x))
+    torch.testing.assert_close(model.eval().embed(x), expected)
+    started = models.resnet50(1, weights=models.save_weights(model, tmp_path))
+    assert torch.equal(started.features.conv1.weight, model.features.conv1.weight)
+    with pytest.raises(models.WeightsError, match="not of this architecture"):
+        models.mobilenet_v2(1, weights=tmp_path)
+
+
+def test_resnet50_weights_that_cannot_be_had(monkeypatch):
+    def unreachable(**_):
+        raise models.URLError("no route")
+
+    monkeypatch.setattr(models, "torchvision_resnet50", unreachable)
+    with pytest.raises(models.WeightsError, match=r"holds hub/checkpoints/resnet50-11ad3fa6\.pth"):
+        models.resnet50()

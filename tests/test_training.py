@@ -176,6 +176,22 @@ def test_checkpoints_are_named_listed_and_rolled_back_to(tmp_path):
         training.rollback(model, tmp_path / "empty")
 
 
+@pytest.mark.parametrize("keep", ["max", "min"])
+def test_large_checkpoints_can_be_pruned_to_the_best_and_the_last(tmp_path, keep):
+    seen = [0]
+
+    def odd(outputs, targets):  # rises and falls whatever is learnt
+        value = [0.5, 0.1, 0.4, 0.9, 0.5][min(4, seen[0])]
+        seen[0] += len(outputs) == 8  # the last validation batch of 40 photos
+        return torch.full((len(outputs),), value)
+
+    _, history = train(tmp_path, epochs=5, keep=keep, metrics={"acc": odd})
+    best = {"max": history["val_acc"].idxmax(), "min": history["val_acc"].idxmin()}[keep] + 1
+    assert training.checkpoints(tmp_path)["epoch"].tolist() == sorted({best, 5})
+    assert training.rollback(network(), tmp_path, "best", mode=keep) == best
+    assert len(train(tmp_path, epochs=5, keep=keep, metrics={"acc": odd})[1]) == 5
+
+
 def test_best_can_be_the_lowest(tmp_path):
     _, history = train(tmp_path, monitor="val_loss", epochs=4)
     best = training.rollback(network(), tmp_path, "best", mode="min")
