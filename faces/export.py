@@ -2,8 +2,9 @@
 
 A model folder holds ``model.onnx`` (for use), ``weights.safetensors`` (to train on from), ``metrics.json``,
 ``history.csv`` and ``MODEL_CARD.md``. The ONNX graph takes the pixels as decoded, uint8 ``[n, size, size, 3]`` RGB,
-and gives probabilities ``[n, classes]``: scaling, standardisation and softmax are inside it, and class names and
-size are in its metadata, so nothing around it can disagree with the training.
+and gives probabilities ``[n, classes]``, or for an age regressor years ``[n, 3]``: scaling, standardisation, softmax
+and calibration are inside it, and class names and size are in its metadata, so nothing around it can disagree with the
+training.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ TERMS = {
     "glasses": "The MTFL photos (gathered as `glasses`) are for research use.",
 }
 TOLERANCE = 1e-4  # largest difference allowed between a probability from torch and from onnxruntime
+YEARS_TOLERANCE = 0.01  # the same for ages, in years
 
 
 class ExportError(RuntimeError):
@@ -63,6 +65,26 @@ class Deployed(nn.Module):
         if logits.shape[1] == 1:
             return torch.cat([(-logits).sigmoid(), logits.sigmoid()], 1)
         return logits.softmax(1)
+
+
+class DeployedAge(nn.Module):
+    """An age regressor as it is used: uint8 ``[n, size, size, 3]`` in, ``[n, 3]`` out: age, low, high, in years.
+
+    Parameters
+    ----------
+    decode, spread : of an ``ages.Head``.
+    width : half the width of the interval, in spreads.
+    """
+
+    def __init__(self, model: nn.Module, decode: Callable, spread: Callable, width: float):
+        super().__init__()
+        self.model = model
+        self.decode, self.spread, self.width = decode, spread, width
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(pixels.permute(0, 3, 1, 2).float() / 255).float()
+        age, reach = self.decode(outputs), self.width * self.spread(outputs)
+        return torch.stack([age.clamp(min=0), (age - reach).clamp(min=0), age + reach], 1)
 
 
 def export(
@@ -93,16 +115,53 @@ def export(
     ------
     ExportError : some probability differs by more than 1e-4 from torch's; the folder is left as it was.
     """
+    about = {"classes": list(classes), "size": size}
+    about |= {} if abstain_below is None else {"abstain_below": round(abstain_below, 4)}
+    model = copy.deepcopy(model).cpu().eval()
+    rest = {"pixels": pixels, "metrics": metrics, "history": history, "card": card, "tolerance": TOLERANCE}
+    return _write(Deployed(model, temperature), folder, about, **rest)
+
+
+def export_age(
+    model: nn.Module,
+    folder: str | os.PathLike,
+    *,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    spread: Callable[[torch.Tensor], torch.Tensor],
+    width: float,
+    coverage: float,
+    size: int,
+    pixels: np.ndarray,
+    metrics: dict,
+    history: pd.DataFrame,
+    card: str,
+) -> Path:
+    """Write the model folder of an age regressor, whole or not at all; else as ``export``.
+
+    Parameters
+    ----------
+    decode, spread : what the outputs mean in years (those of an ``ages.Head``); they go into the graph.
+    width, coverage : half the width of the intervals, in spreads, and the share of ages that they are to hold.
+
+    Raises
+    ------
+    ExportError : some age differs by more than a hundredth of a year from torch's; the folder is left as it was.
+    """
+    about = {"age": {"coverage": coverage}, "size": size}
+    deployed = DeployedAge(copy.deepcopy(model).cpu().eval(), decode, spread, width)
+    rest = {"pixels": pixels, "metrics": metrics, "history": history, "card": card, "tolerance": YEARS_TOLERANCE}
+    return _write(deployed, folder, about, **rest)
+
+
+def _write(deployed, folder, about, *, pixels, metrics, history, card, tolerance) -> Path:
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    model = copy.deepcopy(model).cpu().eval()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         partial = Path(temporary)
-        about = {"classes": classes, "size": size, "temperature": temperature, "abstain_below": abstain_below}
-        write_onnx(model, partial / "model.onnx", **about)
-        difference = compare(model, partial, pixels, temperature=temperature)
-        save_weights(model, partial)
-        checked = {"images": len(pixels), "largest_difference": float(f"{difference:.1e}"), "tolerance": TOLERANCE}
+        write_onnx(deployed, partial / "model.onnx", about)
+        difference = compare(deployed, partial, pixels, tolerance)
+        save_weights(deployed.model, partial)
+        checked = {"images": len(pixels), "largest_difference": float(f"{difference:.1e}"), "tolerance": tolerance}
         write_json(partial / "metrics.json", metrics | {"export": checked, "made_with": versions()})
         history.round(6).to_csv(partial / "history.csv", index=False)
         (partial / "MODEL_CARD.md").write_text(card.strip() + "\n", encoding="utf-8")
@@ -118,27 +177,22 @@ def _move(partial: Path, folder: Path) -> None:
         (folder / f".{path.name}.partial").replace(folder / path.name)
 
 
-def write_onnx(
-    model: nn.Module,
-    path: str | os.PathLike,
-    *,
-    classes: Sequence[str],
-    size: int,
-    temperature: float = 1.0,
-    abstain_below: float | None = None,
-) -> None:
-    """Write ``Deployed(model)`` as one ONNX file with a dynamic batch and the metadata that ``predict.Model`` reads."""
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+def write_onnx(deployed: nn.Module, path: str | os.PathLike, about: dict) -> None:
+    """Write a ``Deployed`` or ``DeployedAge`` as one ONNX file with a dynamic batch.
+
+    ``about`` becomes the metadata that ``predict.Model`` reads: ``size``, and ``classes`` or ``age``.
+    """
+    example = torch.zeros(2, about["size"], about["size"], 3, dtype=torch.uint8)
     # The exporter reports every optional package that it does without.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Deployed(model, temperature).eval(),
+            deployed.eval(),
             (example,),
             dynamo=True,
             input_names=["pixels"],
-            output_names=["probabilities"],
+            output_names=["probabilities" if "classes" in about else "years"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("n")}},
             verbose=False,
         )
@@ -147,9 +201,7 @@ def write_onnx(
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
-    about = {"classes": list(classes), "size": size, "version": __version__}
-    about |= {} if abstain_below is None else {"abstain_below": round(abstain_below, 4)}
-    onnx.helper.set_model_props(proto, {"faces": json.dumps(about)})
+    onnx.helper.set_model_props(proto, {"faces": json.dumps(about | {"version": __version__})})
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
 
@@ -193,6 +245,7 @@ def quantize(
                 _Calibration(pixels),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Gemm", "Add", "Clip", "GlobalAveragePool", "ReduceMean"],
+                nodes_to_exclude=_after_the_last_layer(prepared),
                 per_channel=True,
                 # Seven bits a weight: without VNNI, sums of two products of eight bits overflow (ONNX Runtime's
                 # documentation, "Quantize ONNX models").
@@ -211,6 +264,13 @@ def quantize(
     return folder
 
 
+def _after_the_last_layer(path: Path) -> list[str]:
+    """The nodes that turn logits into answers: a sum of years in 256 steps would be off by months."""
+    nodes = list(onnx.load(path).graph.node)
+    last = max(number for number, node in enumerate(nodes) if node.op_type in ("Gemm", "Conv"))
+    return [node.name for node in nodes[last + 1 :]]
+
+
 class _Calibration(CalibrationDataReader):
     def __init__(self, pixels: np.ndarray):
         self.batches = iter([{"pixels": pixels[start : start + 32]} for start in range(0, len(pixels), 32)])
@@ -223,6 +283,8 @@ FAILURES = {
     "faces": "Whole scenes: the network expects one face, upright, filling most of the picture.",
     "gender": "The labels name how somebody was seen by an annotator, as one of two. The network can say nothing else, "
     "and nothing of how a person identifies.",
+    "age": "An age is how old somebody looks in one photo, learnt from labels that were mostly guessed from photos; "
+    "the very young and the old are drawn towards the middle.",
     "label": "Pictures of another kind, or framed otherwise, than those it was trained on: it answers all the same.",
 }
 
@@ -235,24 +297,27 @@ def model_card(
     Parameters
     ----------
     sources : of the training photos; the terms of those in ``TERMS`` are quoted.
-    metrics : with ``test`` (source -> ``evaluation.summary``), ``test_by_age_group`` (source -> records) and, where
-        measured, ``elsewhere``.
+    metrics : with ``test`` (source -> ``evaluation.summary`` or ``ages.summary``), ``test_by_age_group`` (source ->
+        records) and, where measured, ``elsewhere``.
     failures : keys of ``FAILURES``, the known ones to name besides the age group that is served worst.
     """
     lines = [f"# {name}", "", f"Predicts {task}. {metrics['weights']:,} weights.", "", "## Measured", ""]
-    lines += ["| photos | number | accuracy | 95 % interval |", "|---|---|---|---|"]
     held_out = {f"{source}, test split": figures for source, figures in metrics["test"].items()}
     other = {f"{source}, never trained on": figures for source, figures in metrics.get("elsewhere", {}).items()}
+    figure = "mae" if all("mae" in figures for figures in (held_out | other).values()) else "accuracy"
+    shown = "{:.2f}" if figure == "mae" else "{:.1%}"
+    heading = {"mae": "mean absolute error, years", "accuracy": "accuracy"}[figure]
+    lines += [f"| photos | number | {heading} | 95 % interval |", "|---|---|---|---|"]
     for where, figures in (held_out | other).items():
-        accuracy = figures["accuracy"]
-        interval = f"{accuracy['low']:.1%} – {accuracy['high']:.1%}"
-        lines.append(f"| {where} | {figures['photos']:,} | {accuracy['value']:.1%} | {interval} |")
+        low, value, high = (shown.format(figures[figure][key]) for key in ("low", "value", "high"))
+        lines.append(f"| {where} | {figures['photos']:,} | {value} | {low} – {high} |")
     lines += ["", "Intervals are bootstrapped over groups of near-duplicate photos. More in `metrics.json`.", ""]
     lines += ["## Known failures", ""]
     for source, ages in metrics.get("test_by_age_group", {}).items():
         if len(ages) > 1:
-            worst, figures = min(ages.items(), key=lambda item: item[1]["mean"])
-            share = f"{figures['mean']:.1%} of {figures['photos']:,} photos"
+            worst, figures = (max if figure == "mae" else min)(ages.items(), key=lambda item: item[1]["mean"])
+            share = f"{figures['mean']:.1f} years off" if figure == "mae" else f"{figures['mean']:.1%}"
+            share = f"{share} {'on' if figure == 'mae' else 'of'} {figures['photos']:,} photos"
             lines.append(f"- {source}: least accurate for age group {worst} ({share}).")
     lines += [
         *(f"- {FAILURES[key]}" for key in failures),
@@ -270,26 +335,30 @@ def model_card(
     return "\n".join(lines)
 
 
-def compare(model: nn.Module, folder: str | os.PathLike, pixels: np.ndarray, *, temperature: float = 1.0) -> float:
-    """Largest difference between torch's and the exported network's probabilities on ``pixels``.
+def compare(deployed: nn.Module, folder: str | os.PathLike, pixels: np.ndarray, tolerance: float = TOLERANCE) -> float:
+    """Largest difference between torch's and the exported network's answers on ``pixels``.
 
     Raises
     ------
-    ExportError : it is more than 1e-4, or there are no images to compare on.
+    ExportError : it is more than ``tolerance``, or there are no images to compare on.
     """
     if not len(pixels):
         raise ExportError("an export must be compared with its original on some images, and none were given")
+    deployed = deployed.eval()
     with torch.inference_mode():
-        expected = Deployed(model, temperature).eval()(torch.from_numpy(np.ascontiguousarray(pixels))).numpy()
+        expected = np.concatenate([deployed(torch.from_numpy(part)).numpy() for part in _parts(pixels, 64)])
     exported = Model(folder)
-    # In two batches of different size, so that a batch frozen into the graph shows.
+    # In batches of different size, so that a batch frozen into the graph shows.
     cut = max(1, len(pixels) // 3)
-    parts = [part for part in (pixels[:cut], pixels[cut:]) if len(part)]
-    found = np.concatenate([exported.probabilities(np.ascontiguousarray(part)) for part in parts])
+    found = np.concatenate([exported.run(part) for some in (pixels[:cut], pixels[cut:]) for part in _parts(some, 64)])
     difference = float(np.abs(found - expected).max())
-    if not difference <= TOLERANCE:
-        raise ExportError(f"the exported network differs from the trained one by {difference:.1e} in some probability")
+    if not difference <= tolerance:
+        raise ExportError(f"the exported network differs from the trained one by {difference:.1e} in some answer")
     return difference
+
+
+def _parts(pixels: np.ndarray, size: int) -> list[np.ndarray]:
+    return [np.ascontiguousarray(pixels[start : start + size]) for start in range(0, len(pixels), size)]
 
 
 def versions() -> dict[str, str]:

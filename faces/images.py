@@ -97,6 +97,12 @@ def decode(path: str | os.PathLike, size: int) -> np.ndarray:
     return np.asarray(open_rgb(path, size))
 
 
+def decode_sizes(path: str | os.PathLike, sizes: Sequence[int]) -> list[np.ndarray]:
+    """``decode`` at several sizes of one decoded picture, the largest first in ``sizes``."""
+    image = open_rgb(path, sizes[0])
+    return [np.asarray(image), *(np.asarray(square(image, size)) for size in sizes[1:])]
+
+
 def decode_all(paths: Sequence[str], size: int) -> np.ndarray:
     """``decode`` for many files: uint8, shape ``[n, size, size, 3]``; an ImageError names the file."""
     decoded = np.empty((len(paths), size, size, 3), np.uint8)

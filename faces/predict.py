@@ -1,20 +1,21 @@
 """The runtime: exported networks on folders of photos. Needs numpy, Pillow, onnxruntime and tqdm, and no torch.
 
 ``process.py`` is its command line. A model is a folder with a ``model.onnx`` that takes uint8 RGB squares
-``[n, size, size, 3]`` and returns probabilities ``[n, classes]``; its size and class names are in its metadata, so
-that nothing here can disagree with how it was trained.
+``[n, size, size, 3]`` and returns probabilities ``[n, classes]``, or an age with its interval in years ``[n, 3]``; its
+size, class names and kind are in its metadata, so that nothing here can disagree with how it was trained.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import stat
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from faces.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
-DEFAULT_MODEL = "gender_mobilenet_v2"
+TASKS = {"gender": "gender_mobilenet_v2", "age": "age_mobilenet_v2"}  # what can be asked, and which model answers
 UNKNOWN = "unknown"  # the label of a photo that the network is not sure enough of
 RESULTS, ERRORS = "process_results.json", "process_errors.json"
 
@@ -50,6 +51,15 @@ class Prediction:
     probabilities: np.ndarray
 
 
+@dataclass(frozen=True)
+class Age:
+    """How old somebody looks: years, and the interval that holds the age as often as the model promises."""
+
+    years: float
+    low: float
+    high: float
+
+
 class Model:
     """An exported network, ready to run.
 
@@ -58,14 +68,16 @@ class Model:
     where : the name of a folder under ``artifacts/``, or the path of a folder that holds a ``model.onnx``.
     threads : of the network's own; by default one a core, less one that is left to decoding.
 
-    Its ``abstain_below`` is the confidence under which it had better not answer, found on validation photos, or None.
+    A classifier has ``classes``, and ``abstain_below``, the confidence under which it had better not answer, found on
+    validation photos, or None. An age regressor has no classes, and ``coverage``, the share of ages that its intervals
+    are to hold.
 
     Raises
     ------
     UsageError : no such model, or a file that is not one.
     """
 
-    def __init__(self, where: str | os.PathLike = DEFAULT_MODEL, *, threads: int = 0):
+    def __init__(self, where: str | os.PathLike = TASKS["gender"], *, threads: int = 0):
         self.folder = find_model(where)
         self.name = self.folder.resolve().name
         options = onnxruntime.SessionOptions()
@@ -78,8 +90,9 @@ class Model:
                 str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
             )
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
-            self.classes, self.size = tuple(about["classes"]), int(about["size"])
-            self.abstain_below = about.get("abstain_below")
+            self.coverage = about["age"]["coverage"] if "age" in about else None
+            self.classes = () if "age" in about else tuple(about["classes"])
+            self.size, self.abstain_below = int(about["size"]), about.get("abstain_below")
             self.input = self.session.get_inputs()[0].name
             trial = np.zeros((2, self.size, self.size, 3), np.uint8)
             shape = self.session.run(None, {self.input: trial})[0].shape
@@ -87,27 +100,40 @@ class Model:
             raise UsageError(f"{self._file} was not written by faces.export (its metadata has no {error})") from None
         except Exception as error:  # onnxruntime raises a dozen kinds of its own
             raise UsageError(f"{self._file} cannot be loaded: {_one_line(error)}") from None
-        if shape != (2, len(self.classes)):
-            raise UsageError(f"{self._file} names {len(self.classes)} classes but answers two photos with {shape}")
+        if shape != (2, len(self.classes) or 3):
+            promised = f"names {len(self.classes)} classes" if self.classes else "is to answer with three ages"
+            raise UsageError(f"{self._file} {promised} but answers two photos with {shape}")
 
     @property
     def _file(self) -> str:
         return _printable(str(self.folder / "model.onnx"))
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 ``[n, size, size, 3]`` -> float32 ``[n, classes]``, rows summing to 1."""
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 ``[n, size, size, 3]`` -> what the graph answers: float32 ``[n, classes]``, or years ``[n, 3]``."""
         try:
             return self.session.run(None, {self.input: pixels})[0]
         except Exception as error:  # mostly for want of memory
             message = f"{self.name} failed on a batch of {len(pixels)}, try a smaller one: {_one_line(error)}"
             raise UsageError(message) from None
 
-    def predict(self, pixels: np.ndarray) -> list[Prediction]:
-        """One ``Prediction`` for every square of ``pixels``, as for ``probabilities``."""
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Of a classifier: float32 ``[n, classes]``, rows summing to 1.
+
+        Raises
+        ------
+        UsageError : the model gives ages.
+        """
+        if not self.classes:
+            raise UsageError(f"{self.name} gives ages, not probabilities")
+        return self.run(pixels)
+
+    def predict(self, pixels: np.ndarray) -> list[Prediction] | list[Age]:
+        """One ``Prediction`` or ``Age`` for every square of ``pixels``, as for ``run``."""
+        answers = self.run(pixels)
+        if not self.classes:
+            return [Age(*map(float, row)) for row in answers]
         return [
-            Prediction(self.classes[best], float(row[best]), row)
-            for row in self.probabilities(pixels)
-            for best in [int(row.argmax())]
+            Prediction(self.classes[best], float(row[best]), row) for row in answers for best in [int(row.argmax())]
         ]
 
 
@@ -158,56 +184,64 @@ def _links_to_folder(entry: os.DirEntry) -> bool:
 
 
 def predict_files(
-    model: Model, folder: str | os.PathLike, names: Iterable[str], *, batch_size: int = 64, threads: int | None = None
-) -> Iterator[tuple[str, Prediction | images.ImageError]]:
-    """(name, what the network says or why it could not be asked) for every file, in the order given.
+    tasks: Mapping[str, Model],
+    folder: str | os.PathLike,
+    names: Iterable[str],
+    *,
+    batch_size: int = 64,
+    threads: int | None = None,
+) -> Iterator[tuple[str, dict[str, Prediction | Age] | images.ImageError]]:
+    """(name, what each model says or why none could be asked) for every file, in the order given.
 
-    Worker threads decode some batches ahead while the network runs; nothing else is kept, so memory does not
-    grow with the number of files.
+    Worker threads decode some batches ahead while the networks run; nothing else is kept, so memory does not
+    grow with the number of files. Each photo is decoded once, however many models look at it.
 
     Parameters
     ----------
+    tasks : name -> model; the answers come under the same names.
     names : paths below ``folder``.
-    batch_size : photos the network sees at once.
+    batch_size : photos a network sees at once.
     threads : that decode; the default is 2, since Pillow decodes under Python's global lock and more would only
         wait for each other.
     """
     workers = threads or 2
+    sizes = sorted({model.size for model in tasks.values()}, reverse=True)
     ahead: deque = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for batch in _chunks(names, batch_size):
-                ahead.append((batch, pool.submit(_decode_batch, folder, batch, model.size)))
+                ahead.append((batch, pool.submit(_decode_batch, folder, batch, sizes)))
                 if len(ahead) > workers:
-                    yield from _answers(model, *ahead.popleft())
+                    yield from _answers(tasks, *ahead.popleft())
             while ahead:
-                yield from _answers(model, *ahead.popleft())
+                yield from _answers(tasks, *ahead.popleft())
         finally:
             for _, waiting in ahead:
                 waiting.cancel()
 
 
-def _decode_batch(folder, names, size) -> tuple[np.ndarray, dict[str, images.ImageError]]:
-    pixels, errors = [], {}
+def _decode_batch(folder, names, sizes) -> tuple[dict[int, np.ndarray], dict[str, images.ImageError]]:
+    squares, errors = [], {}
     for name in names:
         path = os.path.join(folder, name)  # noqa: PTH118 (a Path a photo costs time)
         try:
             mode = os.stat(path).st_mode  # noqa: PTH116
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise images.ImageError("a pipe or device, not a file")  # reading it could wait for ever
-            pixels.append(images.decode(path, size))
+            squares.append(images.decode_sizes(path, sizes))
         except images.ImageError as error:
             errors[name] = error
         except OSError as error:
             errors[name] = images.ImageError(error.strerror or str(error))
-    return np.stack(pixels) if pixels else np.empty((0, size, size, 3), np.uint8), errors
+    return {size: np.stack(some) for size, some in zip(sizes, zip(*squares, strict=True), strict=False)}, errors
 
 
-def _answers(model, names, decoded):
+def _answers(tasks, names, decoded):
     pixels, errors = decoded.result()
-    predictions = iter(model.predict(pixels) if len(pixels) else ())
+    answers = [model.predict(pixels[model.size]) for model in tasks.values()] if pixels else []
+    each = zip(*answers, strict=True)
     for name in names:
-        yield name, errors.get(name) or next(predictions)
+        yield name, errors.get(name) or dict(zip(tasks, next(each), strict=True))
 
 
 def _chunks(items: Iterable, size: int) -> Iterator[list]:
@@ -252,37 +286,46 @@ def process_folder(
     folder: str | os.PathLike,
     output: str | os.PathLike,
     *,
-    model: Model,
+    tasks: Mapping[str, Model],
     recursive: bool = False,
     batch_size: int = 64,
     confidence: bool = False,
-    min_confidence: float = 0.0,
+    min_confidence: float | str = 0.0,
     progress: bool = True,
 ) -> tuple[int, int]:
     """Predict every photo of a folder and write ``output``; return how many were read and how many could not be.
 
-    A photo whose label has a probability below ``min_confidence`` is labelled "unknown" (its probability remains that
-    of the label it would have got).
-
     ``output`` becomes ``{"img_1.jpg": "male", …}`` sorted by name, or with ``confidence``
-    ``{"img_1.jpg": {"label": "male", "probability": 0.98}, …}``. What could not be read is reported on stderr and
-    written to ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier run goes.
-    Both appear only when complete.
+    ``{"img_1.jpg": {"label": "male", "probability": 0.98}, …}``. Several tasks, or ages, make it
+    ``{"img_1.jpg": {"gender": "male", "age": 34.2, "age_interval": [27, 42]}, …}``. What could not be read is reported
+    on stderr and written to ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier
+    run goes. Both appear only when complete.
+
+    Parameters
+    ----------
+    tasks : name -> model; the answers of several come under these names.
+    min_confidence : a photo whose label has a lower probability is labelled "unknown" (its probability remains that
+        of the label it would have got); "auto" takes each classifier's own threshold.
+
+    Raises
+    ------
+    UsageError : "auto" was asked for, and a classifier has no threshold.
     """
     output = Path(output)
     errors_path = output.with_name(ERRORS)
+    least = {task: _least(model, min_confidence) for task, model in tasks.items() if model.classes}
     names = _without_ours(find_files(folder, recursive=recursive), folder, output)
-    bar = tqdm(unit="photo", desc=model.name, disable=None if progress and sys.stderr else True, leave=False)
+    bar = tqdm(
+        unit="photo", desc=_names(tasks.values()), disable=None if progress and sys.stderr else True, leave=False
+    )
     with bar, whole_file(output) as results_file, tempfile.TemporaryFile("w+", encoding="utf-8") as errors_file:
         results, errors = JsonObject(results_file), JsonObject(errors_file)
-        for name, answer in predict_files(model, folder, names, batch_size=batch_size):
-            if isinstance(answer, images.ImageError):
-                tqdm.write(_printable(f"{name}: {answer}"), file=sys.stderr)
-                errors.add(name, str(answer))
+        for name, answers in predict_files(tasks, folder, names, batch_size=batch_size):
+            if isinstance(answers, images.ImageError):
+                tqdm.write(_printable(f"{name}: {answers}"), file=sys.stderr)
+                errors.add(name, str(answers))
             else:
-                label = answer.label if answer.confidence >= min_confidence else UNKNOWN
-                probability = round(answer.confidence, 4)
-                results.add(name, {"label": label, "probability": probability} if confidence else label)
+                results.add(name, _entry(answers, least, confidence))
             bar.update()
         results.close()
         errors.close()
@@ -294,6 +337,37 @@ def process_folder(
     if not errors.count:
         errors_path.unlink(missing_ok=True)
     return results.count, errors.count
+
+
+def _least(model: Model, wanted: float | str) -> float:
+    if wanted != "auto":
+        return wanted
+    if model.abstain_below is None:
+        raise UsageError(f"{_printable(model.name)} has no threshold of its own: give --min-confidence a number")
+    return model.abstain_below
+
+
+def _entry(answers: dict[str, Prediction | Age], least: dict[str, float], confidence: bool):
+    """What is written of one photo."""
+    entry: dict = {}
+    for task, answer in answers.items():
+        if isinstance(answer, Age):
+            entry[task] = round(answer.years, 1)
+            # Rounded outwards, so that whole years hold as much as the promised interval.
+            entry[f"{task}_interval"] = [math.floor(answer.low), math.ceil(answer.high)]
+        else:
+            label = answer.label if answer.confidence >= least[task] else UNKNOWN
+            probability = round(answer.confidence, 4)
+            if len(answers) == 1:
+                return {"label": label, "probability": probability} if confidence else label
+            entry[task] = label
+            if confidence:
+                entry[f"{task}_probability"] = probability
+    return entry
+
+
+def _names(models: Iterable[Model]) -> str:
+    return " and ".join(_printable(model.name) for model in models)
 
 
 def _without_ours(names: Iterable[str], folder: str | os.PathLike, output: Path) -> Iterator[str]:
@@ -314,6 +388,7 @@ EXAMPLES = f"""examples:
   python process.py photos --recursive            and in the folders below it
   python process.py photos --confidence           write label and probability
   python process.py photos --min-confidence 0.9   label "unknown" what is less sure than that
+  python process.py photos --tasks gender,age     gender, and age in years with its interval
   python process.py photos --output labels.json   write to another file
 
 exit status:
@@ -334,9 +409,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", metavar="DIR", help="folder of photos, each a crop of one face")
     parser.add_argument("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
     parser.add_argument("--recursive", action="store_true", help="look into folders below DIR; names become paths")
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help="name of a folder in artifacts/, or a path (default: %(default)s)"
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--tasks",
+        type=_tasks,
+        default={"gender": TASKS["gender"]},
+        metavar="TASK,…",
+        help=f"what to tell of each photo: {', '.join(TASKS)}; TASK=MODEL has another model answer (default: gender)",
     )
+    asked.add_argument("--model", help="one model alone: a folder in artifacts/, or a path")
     parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="photos at once (default: 64)")
     parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
     parser.add_argument(
@@ -347,6 +428,19 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)',
     )
     return parser.parse_args(argv)
+
+
+def _tasks(text: str) -> dict[str, str]:
+    asked: dict[str, str] = {}
+    for part in text.split(","):
+        task, chosen, model = part.strip().partition("=")
+        if task in asked:
+            raise argparse.ArgumentTypeError(f"{task!r} is asked for twice")
+        if not task or (chosen and not model) or not (chosen or task in TASKS):
+            known = ", ".join(TASKS)
+            raise argparse.ArgumentTypeError(f"no task {part!r}; there are {known}, or name a model: TASK=MODEL")
+        asked[task] = model or TASKS[task]
+    return asked
 
 
 def _positive(text: str) -> int:
@@ -382,22 +476,21 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"cannot write {shown}: name a file in a folder that exists")
         if output.name.lower() == ERRORS:
             raise UsageError(f"cannot write {shown}: that name is for the list of unreadable files")
-        model = Model(options.model)
-        least = options.min_confidence
-        if least == "auto":
-            if model.abstain_below is None:
-                raise UsageError(
-                    f"{_printable(model.name)} has no threshold of its own: give --min-confidence a number"
-                )
-            least = model.abstain_below
+        if options.model is None:
+            tasks = {task: Model(model) for task, model in options.tasks.items()}
+        else:
+            model = Model(options.model)
+            tasks = {"label" if model.classes else "age": model}
+        if options.min_confidence and not any(model.classes for model in tasks.values()):
+            raise UsageError("--min-confidence is for labels, and ages alone were asked for")
         read, failed = process_folder(
             options.folder,
             output,
-            model=model,
+            tasks=tasks,
             recursive=options.recursive,
             batch_size=options.batch_size,
             confidence=options.confidence,
-            min_confidence=least,
+            min_confidence=options.min_confidence,
         )
     except UsageError as error:
         print(f"process.py: {error}", file=sys.stderr)
@@ -414,7 +507,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("process.py: interrupted; nothing was written", file=sys.stderr)
         return 130
-    print(f"{_count(read, 'photo')} labelled by {_printable(model.name)} -> {shown}")
+    print(f"{_count(read, 'photo')} labelled by {_names(tasks.values())} -> {shown}")
     if failed:
         errors = _printable(str(output.with_name(ERRORS)))
         print(f"{_count(failed, 'file')} could not be read -> {errors}", file=sys.stderr)

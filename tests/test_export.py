@@ -88,8 +88,8 @@ def test_a_network_that_comes_out_different_is_not_written(tmp_path, monkeypatch
     other = network(hidden=128)
     honest = export.write_onnx
 
-    def swapped(_, path, **options):
-        honest(network(standardize=True), path, **options)
+    def swapped(_, path, about):
+        honest(export.Deployed(network(standardize=True)), path, about)
 
     monkeypatch.setattr(export, "write_onnx", swapped)
     with pytest.raises(export.ExportError, match="differs from the trained one"):

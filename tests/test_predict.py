@@ -103,7 +103,7 @@ def test_links_to_files_count_and_links_to_folders_are_not_followed(tree):
 def test_a_link_to_itself_is_listed_to_be_reported(tree, model):
     (tree / "self.jpg").symlink_to("self.jpg")
     assert "self.jpg" in list(predict.find_files(tree))
-    [(_, answer)] = predict.predict_files(model, tree, ["self.jpg"])
+    [(_, answer)] = predict.predict_files({"colour": model}, tree, ["self.jpg"])
     assert "symbolic links" in str(answer)
 
 
@@ -127,25 +127,25 @@ def test_a_folder_below_that_cannot_be_listed_does_not_stop_the_rest(tree, monke
 def test_answers_come_in_order_whatever_the_batch(model, photos, batch_size):
     (photos / "img_2a.jpg").write_text("no picture")
     names = sorted([*COLOURS, "img_2a.jpg", "vanished.jpg"], reverse=True)
-    answers = list(predict.predict_files(model, photos, names, batch_size=batch_size, threads=2))
+    answers = list(predict.predict_files({"colour": model}, photos, names, batch_size=batch_size, threads=2))
     assert [name for name, _ in answers] == names
     errors = {name: str(answer) for name, answer in answers if isinstance(answer, images.ImageError)}
     assert errors == {"img_2a.jpg": "not a picture in a known format", "vanished.jpg": "No such file or directory"}
-    assert {name: answer.label for name, answer in answers if name not in errors} == COLOURS
+    assert {name: answer["colour"].label for name, answer in answers if name not in errors} == COLOURS
 
 
 def test_predictions_stream(model, photos):
     asked = []
     names = (asked.append(name) or name for name in itertools.repeat("img_0.jpg", 500))
-    answers = predict.predict_files(model, photos, names, batch_size=2, threads=2)
-    assert next(answers)[1].label == "red"
+    answers = predict.predict_files({"colour": model}, photos, names, batch_size=2, threads=2)
+    assert next(answers)[1]["colour"].label == "red"
     assert len(asked) <= 2 * 3
     answers.close()
 
 
 def test_a_batch_without_a_single_picture(model, tmp_path):
     (tmp_path / "a.jpg").touch()
-    [(name, answer)] = predict.predict_files(model, tmp_path, ["a.jpg"])
+    [(name, answer)] = predict.predict_files({"colour": model}, tmp_path, ["a.jpg"])
     assert (name, str(answer)) == ("a.jpg", "empty file")
 
 
@@ -170,14 +170,14 @@ def test_json_object_is_json(tmp_path):
 def test_process_folder_counts_and_writes(model, photos, tmp_path):
     (photos / "img_9.jpg").touch()
     output = tmp_path / "labels.json"
-    assert predict.process_folder(photos, output, model=model, progress=False) == (5, 1)
+    assert predict.process_folder(photos, output, tasks={"colour": model}, progress=False) == (5, 1)
     assert json.loads(output.read_text()) == COLOURS
     assert json.loads((tmp_path / predict.ERRORS).read_text()) == {"img_9.jpg": "empty file"}
 
 
 def test_no_terminal_and_no_stderr_at_all(model, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    assert predict.process_folder(photos, tmp_path / "labels.json", model=model) == (5, 0)
+    assert predict.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}) == (5, 0)
 
 
 @pytest.mark.parametrize("recursive", [False, True])
@@ -189,7 +189,7 @@ def test_what_is_written_is_not_read(model, photos, tmp_path, recursive, where):
     output = tmp_path / where / "labels.json"
     unfinished = 1 if where == "photos/below" else 0
     for _ in range(2):
-        counts = predict.process_folder(photos, output, model=model, recursive=recursive)
+        counts = predict.process_folder(photos, output, tasks={"colour": model}, recursive=recursive)
         assert counts == (5 + recursive, 1 + unfinished)
     assert output.parent / predict.ERRORS in output.parent.iterdir()
 
@@ -197,14 +197,14 @@ def test_what_is_written_is_not_read(model, photos, tmp_path, recursive, where):
 def test_an_interrupt_leaves_the_old_results(photos, folder, tmp_path, monkeypatch, capsys):
     output, errors = tmp_path / "labels.json", tmp_path / predict.ERRORS
     output.write_text("old"), errors.write_text("old too")
-    decode = images.decode
+    decode = images.decode_sizes
 
-    def interrupted(path, size):
+    def interrupted(path, sizes):
         if path.endswith("img_3.jpg"):
             raise KeyboardInterrupt
-        return decode(path, size)
+        return decode(path, sizes)
 
-    monkeypatch.setattr(images, "decode", interrupted)
+    monkeypatch.setattr(images, "decode_sizes", interrupted)
     command = [str(photos), "--output", str(output), "--model", str(folder), "--batch-size", "1"]
     assert predict.main(command) == 130
     assert (output.read_text(), errors.read_text()) == ("old", "old too")
@@ -343,9 +343,8 @@ def test_a_name_that_is_not_utf8_is_found_and_read(model, tmp_path):
         picture(tmp_path / name, "red")
     except OSError:
         pytest.skip("this file system refuses the name")
-    assert [(name, "red")] == [
-        (found, answer.label) for found, answer in predict.predict_files(model, tmp_path, predict.find_files(tmp_path))
-    ]
+    answers = predict.predict_files({"colour": model}, tmp_path, predict.find_files(tmp_path))
+    assert [(name, "red")] == [(found, answer["colour"].label) for found, answer in answers]
 
 
 # ------------------------------------------------------------------------------------------------ abstaining
@@ -388,3 +387,80 @@ def test_a_threshold_is_a_probability(value, photos, capsys):
         predict.main([str(photos), "--min-confidence", value])
     assert stopped.value.code == 2
     assert 'is neither a probability from 0 to 1 nor "auto"' in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ several tasks
+
+
+@pytest.fixture(scope="module")
+def ages(tmp_path_factory):
+    """An age regressor that looks at larger squares than the classifier."""
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "ages", age=True, size=24)
+
+
+def test_an_age_regressor_gives_years_and_no_probabilities(ages):
+    model = predict.Model(ages)
+    assert (model.classes, model.coverage, model.size) == ((), 0.9, 24)
+    [age] = model.predict(np.full((1, 24, 24, 3), (200, 0, 0), np.uint8))
+    assert (age.years, age.low, age.high) == pytest.approx((20, 14.5, 25.5))
+    with pytest.raises(predict.UsageError, match="ages gives ages, not probabilities"):
+        model.probabilities(np.zeros((1, 24, 24, 3), np.uint8))
+
+
+def test_several_models_look_at_one_decoded_photo(photos, tmp_path, folder, ages, monkeypatch):
+    opened, open_rgb = [], images.open_rgb
+    monkeypatch.setattr(images, "open_rgb", lambda path, size: opened.append(size) or open_rgb(path, size))
+    (photos / "img_9.jpg").touch()
+    output = tmp_path / "labels.json"
+    wanted = f"colour={folder},age={ages}"
+    assert predict.main([str(photos), "--output", str(output), "--tasks", wanted, "--confidence"]) == 1
+    assert opened == [24] * 6
+    found = json.loads(output.read_text())
+    assert list(found["img_0.jpg"]) == ["colour", "colour_probability", "age", "age_interval"]
+    assert {name: entry["colour"] for name, entry in found.items()} == COLOURS
+    assert found["img_0.jpg"]["age"] == 25.4 and found["img_1.jpg"]["age_interval"] == [0, 6]
+
+
+@pytest.mark.parametrize("how", [["--model", "{}"], ["--tasks", "age={}"]])
+def test_ages_alone(photos, tmp_path, ages, how):
+    output = tmp_path / "labels.json"
+    assert predict.main([str(photos), "--output", str(output), how[0], how[1].format(ages)]) == 0
+    assert json.loads(output.read_text())["img_0.jpg"] == {"age": 25.4, "age_interval": [19, 31]}
+
+
+@pytest.mark.parametrize("batch_size", ["1", "2", "64"])
+def test_a_task_alone_is_plain_and_tells_the_same_beside_others(photos, tmp_path, folder, ages, batch_size):
+    output = tmp_path / "labels.json"
+    rest = ["--output", str(output), "--batch-size", batch_size, "--tasks"]
+    assert predict.main([str(photos), *rest, f"colour={folder}"]) == 0
+    assert json.loads(output.read_text()) == COLOURS
+    assert predict.main([str(photos), *rest, f"age={ages},colour={folder}"]) == 0
+    assert {name: entry["colour"] for name, entry in json.loads(output.read_text()).items()} == COLOURS
+
+
+@pytest.mark.parametrize(
+    ("wanted", "complaint"),
+    [
+        ("height", "no task 'height'; there are gender, age, or name a model: TASK=MODEL"),
+        ("gender,gender", "'gender' is asked for twice"),
+        ("", "no task ''"),
+        ("gender,", "no task ''"),
+        ("gender=", "no task 'gender='"),
+        ("=gender_cnn", "no task '=gender_cnn'"),
+    ],
+)
+def test_tasks_that_there_are_not(refused, wanted, complaint):
+    assert complaint in refused("{photos}", "--output", "{tmp}/a.json", "--tasks", wanted)
+
+
+def test_one_model_or_tasks_but_not_both(refused):
+    line = refused("{photos}", "--output", "{tmp}/a.json", "--tasks", "age", "--model", "{model}")
+    assert "not allowed with argument" in line
+
+
+def test_thresholds_are_for_labels(refused, ages, photos, tmp_path, folder):
+    rest = ["{photos}", "--output", "{tmp}/a.json", "--min-confidence", "0.99", "--tasks"]
+    assert refused(*rest, f"age={ages}").endswith("--min-confidence is for labels, and ages alone were asked for")
+    picture(photos / "img_5.jpg", (90, 0, 80))
+    assert predict.main([part.format(photos=photos, tmp=tmp_path) for part in rest] + [f"a={ages},c={folder}"]) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["img_5.jpg"]["c"] == "unknown"

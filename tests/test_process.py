@@ -13,7 +13,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from faces.predict import DEFAULT_MODEL
+from faces.predict import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ("process.py", "faces/__init__.py", "faces/files.py", "faces/images.py", "faces/predict.py")
@@ -24,12 +24,13 @@ not_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="
 
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory):
-    """A folder with the runtime alone, and a tiny model under the default model's name."""
+    """A folder with the runtime alone, and tiny models under the names of those that answer."""
     folder = tmp_path_factory.mktemp("tool")
     for name in RUNTIME:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    tiny_model.write(folder / "artifacts" / DEFAULT_MODEL)
+    for model in TASKS.values():
+        tiny_model.write(folder / "artifacts" / model, age=model.startswith("age"))
     return folder
 
 
@@ -82,11 +83,23 @@ def test_the_plain_command(tool, results, tmp_path):
         (tmp_path / litter).write_bytes(b"\0")
     done = process(tool, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{len(names)} photos labelled by {DEFAULT_MODEL} -> {results}\n"
+    assert done.stdout == f"{len(names)} photos labelled by {TASKS['gender']} -> {results}\n"
     text = results.read_text("utf-8")
     assert list(json.loads(text).items()) == [(n, "blue" if n == "img_2.jpg" else "red") for n in sorted(names)]
     assert '  "img_1.jpg": "red",\n' in text and '"Jürgen & Zoë.jpg"' in text and '"😀.jpg"' in text
     assert not errors_beside(results).exists()
+
+
+def test_several_tasks(tool, results, tmp_path):
+    picture(tmp_path / "img_1.jpg", "red")
+    picture(tmp_path / "img_2.jpg", "blue")
+    done = process(tool, tmp_path, "--tasks", "gender,age")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"2 photos labelled by {TASKS['gender']} and {TASKS['age']} -> {results}\n"
+    assert json.loads(results.read_text()) == {
+        "img_1.jpg": {"gender": "red", "age": 25.4, "age_interval": [19, 31]},
+        "img_2.jpg": {"gender": "blue", "age": 0.0, "age_interval": [0, 6]},
+    }
 
 
 def test_every_option_at_once(tool, tmp_path):
@@ -208,7 +221,7 @@ def test_what_may_not_be_read(tool, results, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--model", "cow"], "process.py: no model 'cow': name a folder that holds a model.onnx, or one of gender"),
+        (["--model", "cow"], "process.py: no model 'cow': name a folder that holds a model.onnx, or one of age"),
         (["--model", "GARBAGE"], "process.py: GARBAGE/model.onnx cannot be loaded: "),
         (["--batch-size", "x"], "process.py: error: argument --batch-size: 'x' is not a whole number above 0"),
     ],
@@ -240,12 +253,12 @@ SLOWLY = """
 import signal, sys, time
 from faces import images
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
-decode = images.decode
-def slowly(path, size):
+decode = images.decode_sizes
+def slowly(path, sizes):
     print("decoding", flush=True)
     time.sleep(0.05)
-    return decode(path, size)
-images.decode = slowly
+    return decode(path, sizes)
+images.decode_sizes = slowly
 import runpy
 runpy.run_path("process.py", run_name="__main__")
 """
