@@ -1,12 +1,13 @@
-// AgeGenderNet of @vladmandic/face-api for gender_peers.py: node gender_peers.cjs FOLDER_OF_node_modules
+// AgeGenderNet of @vladmandic/face-api for peers.py: node peers.cjs FOLDER_OF_node_modules gender|age
 // On stdin photos, each as height and width (two little-endian 32-bit numbers) and its RGB bytes;
-// on stdout a line of JSON when ready, and one for each photo: {"gender": "male", "seconds": 0.01}.
+// on stdout a line of JSON when ready, and one for each photo: {"answer": "male", "seconds": 0.01}.
 const fs = require('fs');
 const { createRequire } = require('module');
 const path = require('path');
 
 console.log = console.error; // stdout carries answers only
 const home = path.resolve(process.argv[2]);
+const task = process.argv[3];
 const peer = createRequire(path.join(home, 'here.js'));
 const tf = peer('@tensorflow/tfjs');
 const wasm = peer('@tensorflow/tfjs-backend-wasm');
@@ -26,9 +27,9 @@ function read(length) {
 
 async function predict(pixels, height, width) {
   const photo = tf.tensor3d(pixels, [height, width, 3], 'int32');
-  const { gender } = await faceapi.nets.ageGenderNet.predictAgeAndGender(photo);
+  const both = await faceapi.nets.ageGenderNet.predictAgeAndGender(photo);
   photo.dispose();
-  return gender;
+  return both[task];
 }
 
 async function main() {
@@ -44,14 +45,14 @@ async function main() {
     const [height, width] = [size.readUInt32LE(0), size.readUInt32LE(4)];
     const pixels = new Uint8Array(read(height * width * 3));
     const started = process.hrtime.bigint();
-    let gender = null;
+    let said = null;
     let error;
     try {
-      gender = await predict(pixels, height, width);
+      said = await predict(pixels, height, width);
     } catch (reason) {
       error = String(reason);
     }
-    answer({ gender, seconds: Number(process.hrtime.bigint() - started) / 1e9, error });
+    answer({ answer: said, seconds: Number(process.hrtime.bigint() - started) / 1e9, error });
   }
 }
 

