@@ -1,5 +1,5 @@
 # make run        label the sample portraits: a small environment without torch, half a minute
-# make test       the full environment, lint, all tests, both notebooks on drawn faces
+# make test       the full environment, lint, all tests, every notebook on drawn faces
 # make notebooks  run the notebooks on real photos: make notebooks DATA="dir1 dir2"
 # make train      train the published classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10]
 # make demo       run the notebooks on drawn faces
@@ -21,7 +21,7 @@ run: $(VENV)/.runtime
 env: $(VENV)/.full
 
 test: $(VENV)/.full lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.full
 	$(BIN)/ruff check .

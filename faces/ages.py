@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,7 @@ class Ordinal(nn.Module):
 class Recipe(recipes.Recipe):
     """All that decides how an age regressor is trained, apart from the photos; see ``recipes.Recipe``."""
 
-    network: str = "resnet50"  # resnet50 or mobilenet_v2
+    network: str = "resnet50"  # or resnet18, mobilenet_v2
     head: str = "dldl"  # a key of HEADS
     batch_size: int = 64
     weight_decay: float = 0.05
@@ -226,13 +227,14 @@ def settle(manifest: pd.DataFrame, most: float = 5.0) -> pd.DataFrame:
 
 def build(recipe: Recipe, outputs: int) -> models.Finetuned:
     """The network of a recipe, for the outputs of its head and so many more for side tasks."""
-    if recipe.network not in ("resnet50", "mobilenet_v2"):
-        raise ValueError(f"no network {recipe.network!r}; there are resnet50 and mobilenet_v2")
-    look = {"dropout": recipe.dropout, "weights": recipe.weights}
-    if recipe.network == "resnet50":
-        model = models.resnet50(outputs, **look)
-    else:
-        model = models.mobilenet_v2(outputs, width=recipe.width, **look)
+    builders = {
+        "resnet50": models.resnet50,
+        "resnet18": models.resnet18,
+        "mobilenet_v2": partial(models.mobilenet_v2, width=recipe.width),
+    }
+    if recipe.network not in builders:
+        raise ValueError(f"no network {recipe.network!r}; there are {', '.join(builders)}")
+    model = builders[recipe.network](outputs, dropout=recipe.dropout, weights=recipe.weights)
     if recipe.head == "coral":
         width, side = model.classifier.in_features, outputs - OLDEST
         parts = [Ordinal(width, OLDEST), *([nn.Linear(width, side)] if side else [])]

@@ -188,9 +188,13 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
         _write(unfinished, faces, *LAYOUTS[layout](faces, rng))
         (unfinished / SETTINGS_FILE).write_text(json.dumps(settings) + "\n", "utf-8")
         unfinished.chmod(0o755)  # mkdtemp hides it from everyone else
-        if target.exists():
-            target.rmdir()  # empty, as checked above; Windows does not rename over it
-        unfinished.rename(target)
+        try:
+            if target.exists():
+                target.rmdir()  # empty, as checked above; Windows does not rename over it
+            unfinished.rename(target)
+        except OSError:
+            if not _already_made(folder, settings):  # else another process was quicker with the same set
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder

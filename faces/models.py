@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, WeightsEnum
+from torchvision.models import MobileNet_V2_Weights, ResNet18_Weights, ResNet50_Weights, WeightsEnum
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
+from torchvision.models import resnet18 as torchvision_resnet18
 from torchvision.models import resnet50 as torchvision_resnet50
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -188,7 +189,16 @@ def resnet50(outputs: int = 1, *, dropout: float = 0.0, weights: str | os.PathLi
     ------
     WeightsError : the weights cannot be downloaded, or a folder holds none that fit.
     """
-    network = _of_torchvision(torchvision_resnet50, ResNet50_Weights.IMAGENET1K_V2, weights)
+    return _resnet(torchvision_resnet50, ResNet50_Weights.IMAGENET1K_V2, outputs, dropout, weights)
+
+
+def resnet18(outputs: int = 1, *, dropout: float = 0.0, weights: str | os.PathLike = "imagenet") -> Finetuned:
+    """The shallow one of that family, a sixth of the arithmetic; else as ``resnet50``."""
+    return _resnet(torchvision_resnet18, ResNet18_Weights.IMAGENET1K_V1, outputs, dropout, weights)
+
+
+def _resnet(build, imagenet: WeightsEnum, outputs: int, dropout: float, weights: str | os.PathLike) -> Finetuned:
+    network = _of_torchvision(build, imagenet, weights)
     width = network.fc.in_features
     del network.avgpool, network.fc
     # What is left, in order: the stem and the four stages, under torchvision's names.

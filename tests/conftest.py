@@ -1,5 +1,11 @@
 """What several test files share."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several at a time, each with as many threads as there are cores, would wait for each other in busy loops.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from faces import demo

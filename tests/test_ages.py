@@ -136,7 +136,7 @@ def test_coral_counts_the_years_that_are_passed_and_never_contradicts_itself():
 def test_unknown_heads_and_networks_are_named():
     with pytest.raises(ValueError, match="no head 'ridge'; there are mse, l1, huber"):
         ages.head_of("ridge")
-    with pytest.raises(ValueError, match="no network 'vgg16'; there are resnet50 and mobilenet_v2"):
+    with pytest.raises(ValueError, match="no network 'vgg16'; there are resnet50, resnet18, mobilenet_v2"):
         ages.build(ages.Recipe(network="vgg16"), 1)
 
 

@@ -1,0 +1,35 @@
+"""Run notebooks on drawn faces as `make demo` does, but into a folder of one's own."""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+from faces import notebooks
+
+
+def run(home: Path, *only: str) -> Path:
+    """Run the notebooks whose names begin with one of ``only``; figures, artifacts and copies go below ``home``."""
+    notebooks.run_profile(
+        "demo",
+        only=only,
+        parameters={
+            "figures_dir": str(home / "figures"),
+            "artifacts_dir": str(home / "artifacts"),
+            "cache_dir": str(home / "cache"),
+            "run_dir": str(home / "runs"),
+        },
+        folder=home / "notebooks",
+    )
+    return home
+
+
+def check(home: Path) -> None:
+    """Every cell of every copy ran, and every figure that it promises was written."""
+    for path in (home / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in cells)
+        saved = [name for cell in cells for name in re.findall(r'figures, f?"(\d\d_[\w{}]+)"', cell.source)]
+        assert saved
+        for name in saved:
+            assert list((home / "figures").glob(re.sub(r"\{\w+\}", "*", name) + ".png")), name

@@ -1,0 +1,49 @@
+"""Notebooks 05 and 06, end to end on drawn faces."""
+
+import json
+
+import demo_run
+import pytest
+
+from faces import predict
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    return demo_run.run(tmp_path_factory.mktemp("demo"), "05", "06")
+
+
+def test_every_notebook_runs_and_writes_what_it_promises(executed):
+    demo_run.check(executed)
+
+
+def test_what_the_ages_are_like_is_measured(executed):
+    metrics = json.loads((executed / "artifacts" / "age_data" / "metrics.json").read_text())
+    overview = metrics["overview"]
+    assert 400 < overview["photos"] <= 520 and 1 <= overview["youngest"] < overview["median"] < overview["oldest"]
+    assert set(metrics["distributions"]) == {
+        "normal",
+        "Gumbel",
+        "gamma",
+        "Weibull",
+        "log-normal",
+        "2 normals",
+        "3 normals",
+    }
+    assert all(0 < row["p"] <= 1 and 0 < row["distance"] < 1 for row in metrics["distributions"].values())
+    assert metrics["two_labels_of_one_photo"]["pairs"] > 10
+    assert len(metrics["learning_curve"]) == 3
+
+
+def test_the_age_regressors_are_exported_with_intervals_and_their_errors(executed):
+    folders = [executed / "artifacts" / name for name in ("age_resnet18", "age_mobilenet_v2", "age_mobilenet_v2_int8")]
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    for folder, about in zip(folders, metrics, strict=True):
+        assert predict.Model(folder).coverage == about["intervals"]["coverage"] == 0.9
+        mae = about["test"]["faces"]["mae"]
+        assert mae["low"] < mae["value"] < mae["high"]
+        assert set(about["age_group_accuracy"]) == {"faces", "more_faces"}
+    of_resnet, _, _ = metrics
+    assert set(of_resnet["losses"]) == {"l1", "dldl", "dldl, crops as they are", "dldl, from scratch"}
+    assert of_resnet["worst_bracket"]["from"] <= of_resnet["worst_bracket"]["to"]
+    assert of_resnet["change_of_error"]["low"] <= of_resnet["change_of_error"]["value"]

@@ -1,0 +1,39 @@
+"""Plain papermill, without the project's runner, on what little a user may have."""
+
+import subprocess
+import sys
+from functools import partial
+
+import papermill
+import pytest
+
+from faces import demo, notebooks, predict
+
+
+def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
+    """The least that a user may have: two folders, one path given as a word, no runner."""
+    photos = demo.make(tmp_path / "photos", 120, layout="class_folders", size=64)
+    given = {"data_dirs": str(photos), "artifacts_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
+    given |= {"figures_dir": str(tmp_path / "figures")}
+    given |= {"run_dir": str(tmp_path / "runs"), "epochs": 1, "final_epochs": 1, "finetune_epochs": 1}
+    given |= {"baseline_epochs": 1, "second_epochs": 1, "ramp_epochs": 1, "schedules": ["growing"]}
+    quick = notebooks.read_profile("demo")
+    for path in notebooks.find():
+        own = {name: value for name, value in quick[path.stem].items() if not name.endswith(("_dirs", "_dir"))}
+        known = notebooks.parameters_of(path)
+        parameters = {name: value for name, value in (own | given).items() if name in known}
+        run = partial(papermill.execute_notebook, str(path), None, cwd=str(path.parent), progress_bar=False)
+        if "_age_" in path.stem:
+            with pytest.raises(papermill.PapermillExecutionError, match=r"no photo in .* tells its age in years"):
+                run(parameters)
+        else:
+            run(parameters)
+    assert predict.Model(tmp_path / "gender_cnn").classes == ("female", "male")
+    assert "Trained on: photos. photos: the terms of its owners." in (tmp_path / "gender_cnn/MODEL_CARD.md").read_text()
+
+
+def test_plain_papermill_knows_the_parameters():
+    ran = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", str(notebooks.find()[1])], capture_output=True, text=True
+    )
+    assert "epochs: int (default 20)" in ran.stdout and "passes over the training set" in ran.stdout
