@@ -262,33 +262,13 @@ def side_targets(manifest: pd.DataFrame, tasks: Sequence[str] = SIDE_TASKS) -> t
     return targets.astype(np.int64), [1 if len(c.categories) == 2 else len(c.categories) for c in codes]
 
 
-class Distilled(nn.Module):
-    """A student whose training answers come with those of a teacher on the same images, ``[n, 2 * outputs]``.
-
-    The teacher is not a part of it: it is neither trained nor saved.
-    """
-
-    def __init__(self, student: nn.Module, teacher: nn.Module):
-        super().__init__()
-        self.student = student
-        object.__setattr__(self, "_teacher", [teacher.eval()])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        answers = self.student(x)
-        if not self.training:
-            return answers
-        with torch.no_grad():
-            taught = self._teacher[0].to(x.device)(x)
-        return torch.cat([answers, taught.to(answers.dtype)], 1)
-
-
 def train(
     recipe: Recipe,
     manifest: pd.DataFrame,
     folder: str | os.PathLike,
     *,
     pixels: np.ndarray,
-    teacher: nn.Module | None = None,
+    teacher: np.ndarray | None = None,
     precision: str = "auto",
     device: str = "auto",
     progress: bool = True,
@@ -300,8 +280,9 @@ def train(
     manifest : as from ``data.prepare``, every row decodable, with a known age or age group.
     folder : checkpoints and ``history.csv``; a run that was cut short goes on from there.
     pixels : the decoded images, uint8 ``[n, size, size, 3]``, in the order of the rows.
-    teacher : a network with the same head; half of the loss is then to answer as it does (Hinton et al.,
-        1503.02531), a distribution over years for a distribution over years.
+    teacher : what a network with the same head, one with a distribution over years, says of every row as it is:
+        ``[n, outputs]``, NaN where it was not asked. Half of the loss is then to answer alike (Hinton et al.,
+        1503.02531).
 
     Returns
     -------
@@ -319,15 +300,16 @@ def train(
             raise ValueError(f"no photo is left for {split}: {len(manifest)} are too few, or all are near duplicates")
     head = head_of(recipe.head)
     side, side_outputs = side_targets(manifest, SIDE_TASKS if recipe.side_weight else ())
-    targets = np.concatenate([ranges(manifest), side], 1)
+    targets = np.concatenate([ranges(manifest), side], 1).astype(np.float32)
+    if teacher is not None:
+        targets = np.concatenate([targets, teacher.astype(np.float32)], 1)
     feed = batches.loader(
         pixels[rows["train"]], targets[rows["train"]], recipe.batch_size, shuffle=True, seed=recipe.seed
     )
     val = batches.loader(pixels[rows["val"]], targets[rows["val"]], 256)
     torch.manual_seed(recipe.seed)
     outputs = head.outputs + sum(side_outputs)
-    network = build(recipe, outputs)
-    model = Distilled(network, teacher) if teacher else network
+    model = build(recipe, outputs)
     rate = recipe.learning_rate * (recipe.batch_size / 128) ** 0.5
     back = recipe.average * recipe.epochs * len(feed)
     settings = {key: repr(value) for key, value in asdict(recipe).items()} | {"side": side_outputs}
@@ -335,8 +317,8 @@ def train(
         model,
         feed,
         val,
-        loss=_loss(head, side_outputs, recipe, outputs if teacher else None),
-        optimizer=torch.optim.AdamW(parameter_groups(network, rate, recipe.stage_decay, recipe.weight_decay), rate),
+        loss=_loss(head, side_outputs, recipe),
+        optimizer=torch.optim.AdamW(parameter_groups(model, rate, recipe.stage_decay, recipe.weight_decay), rate),
         epochs=recipe.epochs,
         folder=folder,
         schedule=training.one_cycle(recipe.warmup),
@@ -348,30 +330,33 @@ def train(
         seed=recipe.seed,
         device=device,
         precision=precision,
-        settings=settings | {"teacher": bool(teacher)},
+        settings=settings | {"teacher": teacher is not None},
         progress=progress,
     )
     training.rollback(model, folder, "best", mode="min")
-    return keep_head(network, head), history
+    return keep_head(model, head), history
 
 
 def error_of(head: Head) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Absolute error in years, one number an image, as a metric for ``training.fit``."""
-    return lambda outputs, targets: miss(head.decode(outputs[:, : head.outputs]), targets[:, :2].float())
+    return lambda outputs, targets: miss(head.decode(outputs[:, : head.outputs]), targets[:, :2])
 
 
-def _loss(head: Head, side_outputs: list[int], recipe: Recipe, taught: int | None):
+def _loss(head: Head, side_outputs: list[int], recipe: Recipe):
     weights = [recipe.side_weight] * len(side_outputs)
     side = losses.multi_task(side_outputs, weights=weights, smoothing=recipe.smoothing) if side_outputs else None
+    known = 2 + len(side_outputs)
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         mine = outputs[:, : head.outputs]
-        total = head.loss(mine, targets[:, :2].float())
-        if taught and outputs.shape[1] > taught:
-            total = (total + imitation(mine, outputs[:, taught : taught + head.outputs])) / 2
+        total = head.loss(mine, targets[:, :2])
+        taught = targets[:, known:]
+        asked = ~taught.isnan().any(1) if taught.shape[1] else None
+        if asked is not None and asked.any():
+            share = asked.float().mean() / 2
+            total = (1 - share) * total + share * imitation(mine[asked], taught[asked])
         if side:
-            end = head.outputs + sum(side_outputs)
-            total = total + side(outputs[:, head.outputs : end], targets[:, 2:])
+            total = total + side(outputs[:, head.outputs :], targets[:, 2:known].long())
         return total
 
     return loss

@@ -238,8 +238,9 @@ def predict(
 
 
 def to_float(images: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """uint8 ``[n, 3, h, w]`` as float in 0..1 on ``device``."""
-    return images.to(device, non_blocking=True).float().div_(255)
+    """uint8 ``[n, 3, h, w]`` as float in 0..1 on ``device``; what is float already (features, say) stays as it is."""
+    moved = images.to(device, non_blocking=True)
+    return moved if moved.is_floating_point() else moved.float().div_(255)
 
 
 def pick_device(name: str = "auto") -> torch.device:

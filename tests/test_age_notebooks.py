@@ -43,7 +43,14 @@ def test_the_age_regressors_are_exported_with_intervals_and_their_errors(execute
         mae = about["test"]["faces"]["mae"]
         assert mae["low"] < mae["value"] < mae["high"]
         assert set(about["age_group_accuracy"]) == {"faces", "more_faces"}
-    of_resnet, _, _ = metrics
-    assert set(of_resnet["losses"]) == {"l1", "dldl", "dldl, crops as they are", "dldl, from scratch"}
-    assert of_resnet["worst_bracket"]["from"] <= of_resnet["worst_bracket"]["to"]
-    assert of_resnet["change_of_error"]["low"] <= of_resnet["change_of_error"]["value"]
+    assert metrics[0]["change_of_error"]["low"] <= metrics[0]["change_of_error"]["value"]
+    assert metrics[1]["taught_by"] in ("labels alone", "labels and teacher")
+
+
+def test_the_analysis_compares_losses_networks_and_margins(executed):
+    metrics = json.loads((executed / "artifacts" / "age_errors" / "metrics.json").read_text())
+    assert set(metrics["losses"]) == {"l1", "dex", "median of bins", "l1, crops as they are"}
+    assert metrics["chosen_loss"] in metrics["losses"] and metrics["network"] in metrics["networks"]
+    assert metrics["worst_bracket"]["from"] <= metrics["worst_bracket"]["to"]
+    assert set(metrics["error_by"]) == {"decade", "gender", "race"}
+    assert metrics["protocol_21_to_60"]["photos"] < metrics["overview"]["all ages"]["photos"]
