@@ -49,8 +49,9 @@ def test_the_age_regressors_are_exported_with_intervals_and_their_errors(execute
 
 def test_the_analysis_compares_losses_networks_and_margins(executed):
     metrics = json.loads((executed / "artifacts" / "age_errors" / "metrics.json").read_text())
-    assert set(metrics["losses"]) == {"l1", "dex", "median of bins", "l1, crops as they are"}
+    assert set(metrics["losses"]) == {"dex", "median of bins", "dldl", "dldl, crops as they are"}
     assert metrics["chosen_loss"] in metrics["losses"] and metrics["network"] in metrics["networks"]
+    assert set(metrics["networks"]) == {"large network", "labels alone", "labels and teacher"}
     assert metrics["worst_bracket"]["from"] <= metrics["worst_bracket"]["to"]
     assert set(metrics["error_by"]) == {"decade", "gender", "race"}
     assert metrics["protocol_21_to_60"]["photos"] < metrics["overview"]["all ages"]["photos"]
