@@ -6,6 +6,7 @@ FairFace one of nine groups such as 20-29. Every head below learns from both kin
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -157,13 +158,14 @@ class Ordinal(nn.Module):
     """CORAL's last layer: one weight vector, a threshold of its own for each output, ``[n, width] -> [n, outputs]``.
 
     With one direction for all, being older than 30 can never be likelier than being older than 29 once the thresholds
-    have learnt their order; they start in it.
+    have learnt their order. They start in it, as those of a logistic distribution about ``CENTRE`` with a deviation of
+    ``SCALE``, so that this head sets out from the same guess as the others.
     """
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
         self.direction = nn.Linear(width, 1, bias=False)
-        self.thresholds = nn.Parameter(torch.linspace(1, -1, outputs))
+        self.thresholds = nn.Parameter((CENTRE - torch.arange(outputs)) * (math.pi / (3**0.5 * SCALE)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.direction(x) + self.thresholds
