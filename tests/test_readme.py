@@ -58,6 +58,26 @@ def test_every_speed_is_the_measured_one(model):
     assert start == f"{metrics['process_speed']['first_result_s']} s"
 
 
+AGE_MODELS = ["age_mobilenet_v2", "age_mobilenet_v2_int8", "age_resnet50"]
+
+
+def percent(share):
+    return f"{share:.1%}".replace("%", " %")
+
+
+@pytest.mark.parametrize("model", AGE_MODELS)
+def test_every_error_in_years_is_the_measured_one(model):
+    metrics = metrics_of(model)
+    [(size, years, middle, within, inside, group, speed)] = rows(model, cells=8)
+    measured = metrics["test"]["utkface"]
+    assert size == f"{(predict.ARTIFACTS / model / 'model.onnx').stat().st_size / 1e6:.1f} MB"
+    assert years == "{value:.2f} ({low:.2f} – {high:.2f})".format(**measured["mae"])
+    assert middle == f"{metrics['test_21_to_60']['utkface']['mae']['value']:.2f}"
+    assert within == percent(measured["cs5"]["value"]) and inside == percent(measured["coverage"]["value"])
+    assert group == percent(metrics["age_group_accuracy"]["fairface"]["mean"])
+    assert speed == f"{metrics_of('age_errors')['speed'][model]['ms_an_image_on_one_core']:.1f} ms"
+
+
 def test_links_and_named_files_exist():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (notebooks.ROOT / target).exists(), target
