@@ -296,10 +296,7 @@ def train(
     ValueError : no photo to train or to validate on, or no such network or head.
     training.ResumeError : ``folder`` holds a run with other settings.
     """
-    rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "val")}
-    for split, members in rows.items():
-        if not len(members):
-            raise ValueError(f"no photo is left for {split}: {len(manifest)} are too few, or all are near duplicates")
+    rows = recipes.training_rows(manifest)
     head = head_of(recipe.head)
     side, side_outputs = side_targets(manifest, SIDE_TASKS if recipe.side_weight else ())
     targets = np.concatenate([ranges(manifest), side], 1).astype(np.float32)

@@ -85,10 +85,7 @@ def train(
         raise ValueError(f"images of {recipe.size} pixels are too small for MobileNetV2; 33 is the least")
     if len(names) < 2:
         raise ValueError(f"two classes are needed; `{label}` has {len(names)}: {', '.join(names) or 'none'}")
-    rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "val")}
-    for split, members in rows.items():
-        if not len(members):
-            raise ValueError(f"no photo is left for {split}: {len(manifest)} are too few, or all are near duplicates")
+    rows = training_rows(manifest)
     targets, outputs = targets_of(manifest, label, recipe.side_weight)
     weights = [1.0] + [recipe.side_weight] * (len(outputs) - 1)
     if pixels is None:
@@ -152,6 +149,15 @@ def load(folder: str | os.PathLike) -> tuple[models.Finetuned, dict]:
 def classes(manifest: pd.DataFrame, label: str) -> list[str]:
     """The classes of a label, in the order of a network's outputs."""
     return sorted(manifest[label].dropna().unique())
+
+
+def training_rows(manifest: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The numbers of the rows to train and to validate on, {"train": …, "val": …}; ValueError where there are none."""
+    rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "val")}
+    for split, members in rows.items():
+        if not len(members):
+            raise ValueError(f"no photo is left for {split}: {len(manifest)} are too few, or all are near duplicates")
+    return rows
 
 
 def targets_of(manifest: pd.DataFrame, label: str, side_weight: float = 1.0) -> tuple[np.ndarray, list[int]]:
