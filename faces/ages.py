@@ -251,19 +251,6 @@ class Beside(nn.ModuleList):
         return torch.cat([part(x) for part in self], 1)
 
 
-def side_targets(manifest: pd.DataFrame, tasks: Sequence[str] = SIDE_TASKS) -> tuple[np.ndarray, list[int]]:
-    """Class numbers of the side tasks that are labelled, ``[n, tasks]`` with -1 for unknown; and their outputs."""
-    codes = []
-    for task in tasks:
-        if task in manifest:
-            column = manifest[task].map(data.COMMON_RACES) if task == "race" else manifest[task]
-            code = pd.Categorical(column, categories=sorted(column.dropna().unique()))
-            if len(code.categories) > 1:
-                codes.append(code)
-    targets = np.stack([code.codes for code in codes], 1) if codes else np.empty((len(manifest), 0))
-    return targets.astype(np.int64), [1 if len(c.categories) == 2 else len(c.categories) for c in codes]
-
-
 def train(
     recipe: Recipe,
     manifest: pd.DataFrame,
@@ -298,7 +285,8 @@ def train(
     """
     rows = recipes.training_rows(manifest)
     head = head_of(recipe.head)
-    side, side_outputs = side_targets(manifest, SIDE_TASKS if recipe.side_weight else ())
+    side_columns = recipes.side_columns(manifest, SIDE_TASKS if recipe.side_weight else ())
+    side, side_outputs = recipes.coded(side_columns, len(manifest))
     targets = np.concatenate([ranges(manifest), side], 1).astype(np.float32)
     if teacher is not None:
         targets = np.concatenate([targets, teacher.astype(np.float32)], 1)
@@ -310,7 +298,6 @@ def train(
     outputs = head.outputs + sum(side_outputs)
     model = build(recipe, outputs)
     rate = recipe.learning_rate * (recipe.batch_size / 128) ** 0.5
-    back = recipe.average * recipe.epochs * len(feed)
     settings = {key: repr(value) for key, value in asdict(recipe).items()} | {"side": side_outputs}
     history = training.fit(
         model,
@@ -325,7 +312,7 @@ def train(
         metrics={"mae": error_of(head)},
         monitor="val_mae",
         keep="min",  # a checkpoint of ResNet50 takes 0.4 GB
-        ema=1 - 1 / back if back > 1 else None,
+        ema=recipes.average_decay(recipe, len(feed)),
         seed=recipe.seed,
         device=device,
         precision=precision,
@@ -386,11 +373,8 @@ def parameter_groups(model: models.Finetuned, rate: float, stage_decay: float, w
     stages += [list(stage.parameters()) for stage in reversed(list(model.features)) if list(stage.parameters())]
     groups = []
     for depth, stage in enumerate(stages):
-        for matrices in (True, False):
-            members = [p for p in stage if (p.ndim > 1) == matrices]
-            if members:
-                about = {"lr": rate * stage_decay**depth, "weight_decay": weight_decay if matrices else 0.0}
-                groups.append({"params": members, **about})
+        parts = recipes.decayed(stage, weight_decay)
+        groups += [part | {"lr": rate * stage_decay**depth} for part in parts if part["params"]]
     return groups
 
 

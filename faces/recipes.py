@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -98,20 +99,18 @@ def train(
     torch.manual_seed(recipe.seed)
     model = models.mobilenet_v2(sum(outputs), width=recipe.width, dropout=recipe.dropout, weights=recipe.weights)
     rate = recipe.learning_rate * (batch_size / 128) ** 0.5
-    # A moving average that looks back over k steps has a decay of 1 - 1/k.
-    back = recipe.average * recipe.epochs * len(feed)
     history = training.fit(
         model,
         feed,
         val,
         loss=losses.multi_task(outputs, weights=weights, smoothing=recipe.smoothing),
-        optimizer=torch.optim.AdamW(_groups(model, recipe.weight_decay), rate),
+        optimizer=torch.optim.AdamW(decayed(model.parameters(), recipe.weight_decay), rate),
         epochs=recipe.epochs,
         folder=folder,
         schedule=training.one_cycle(recipe.warmup),
         augment=recipe.augment,
         metrics={"acc": training.accuracy_of_first(outputs[0])},
-        ema=1 - 1 / back if back > 1 else None,
+        ema=average_decay(recipe, len(feed)),
         seed=recipe.seed,
         device=device,
         precision=precision,
@@ -162,21 +161,42 @@ def training_rows(manifest: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def targets_of(manifest: pd.DataFrame, label: str, side_weight: float = 1.0) -> tuple[np.ndarray, list[int]]:
     """Targets ``[n, tasks]`` of the label and the side tasks, -1 for unknown; and the number of outputs of each."""
-    columns = [manifest[label]]
-    for task in SIDE_TASKS if side_weight else ():
-        if task != label and task in manifest:
-            column = manifest[task].map(data.COMMON_RACES) if task == "race" else manifest[task]
-            if column.nunique() > 1:
-                columns.append(column)
+    side = side_columns(manifest, [task for task in SIDE_TASKS if task != label] if side_weight else [])
+    return coded([manifest[label], *side], len(manifest))
+
+
+def side_columns(manifest: pd.DataFrame, tasks: Iterable[str]) -> list[pd.Series]:
+    """The columns of those tasks that can be learnt along: the manifest has them, with more than one value."""
+    columns = [
+        manifest[task].map(data.COMMON_RACES) if task == "race" else manifest[task]
+        for task in tasks
+        if task in manifest
+    ]
+    return [column for column in columns if column.nunique() > 1]
+
+
+def coded(columns: Sequence[pd.Series], n: int) -> tuple[np.ndarray, list[int]]:
+    """Class numbers of columns of ``n`` rows, int64 ``[n, columns]``, -1 for unknown; and the outputs of each."""
     codes = [pd.Categorical(column, categories=sorted(column.dropna().unique())) for column in columns]
+    targets = np.stack([code.codes for code in codes], 1) if codes else np.empty((n, 0))
     outputs = [len(code.categories) for code in codes]
-    return np.stack([code.codes.astype(np.int64) for code in codes], 1), [1 if n == 2 else n for n in outputs]
+    return targets.astype(np.int64), [1 if count == 2 else count for count in outputs]
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def average_decay(recipe: Recipe, steps: int) -> float | None:
+    """Decay of the moving average of the weights in a run of so many steps an epoch; None for none.
+
+    An average that looks back over k steps has a decay of 1 - 1/k.
+    """
+    back = recipe.average * recipe.epochs * steps
+    return 1 - 1 / back if back > 1 else None
+
+
+def decayed(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
     """Parameters for AdamW: decay pulls on matrices and kernels, not on biases and BatchNorm's scales."""
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    parameters = list(parameters)
+    kernels = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
