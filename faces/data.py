@@ -54,12 +54,14 @@ GENDERS |= dict.fromkeys(("male", "m", "man", "men", "boy", "boys"), "male")
 
 # AGE_GENDER_RACE_DATE.jpg.chip.jpg; some real names lack the race or carry a damaged date, and still tell the rest.
 UTKFACE_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?\d{8,}")
+MEGLASS = "meta.txt"
 FILE_COLUMNS = ("path", "file", "file_name", "filename", "image", "img", "image_path", "name")
 UNDERSTOOD = """Understood are:
   - class folders: DIR/female/*.jpg, DIR/male/*.jpg, or any tree of one folder a class (also below train/ and test/)
   - UTKFace names: AGE_GENDER_RACE_DATE.jpg.chip.jpg
   - a CSV beside the images that names them in a column `file`, `file_name` or `path`, and their labels in others
-    (FairFace's fairface_label*.csv, ChaLearn's labels.csv with file_name,real_age)"""
+    (FairFace's fairface_label*.csv, ChaLearn's labels.csv with file_name,real_age)
+  - MeGlass's meta.txt beside its images: lines of a file's name and 1 (black glasses) or 0 (none)"""
 
 
 class LayoutError(ValueError):
@@ -117,6 +119,8 @@ def _read_root(root: Path) -> pd.DataFrame:
     tables = [table for table in sorted(root.glob("*.csv")) if _file_column(table)]
     if tables:
         return pd.concat([_read_csv(root, table) for table in tables], ignore_index=True)
+    if (root / MEGLASS).is_file():
+        return _read_meglass(root)
     names = sorted(_image_names(root))
     if not names:
         raise LayoutError(f"{root} holds no image. {UNDERSTOOD}")
@@ -179,6 +183,34 @@ def _read_class_folders(root: Path, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "name": names, "subset": subsets, column: values})
 
 
+def _read_meglass(root: Path) -> pd.DataFrame:
+    lines = [
+        line.rsplit(maxsplit=1) for line in (root / MEGLASS).read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
+    wrong = next(
+        (number for number, parts in enumerate(lines, 1) if len(parts) < 2 or parts[1] not in ("0", "1")), None
+    )
+    if wrong or not lines:
+        raise LayoutError(f"{root / MEGLASS}, entry {wrong or 1}: not a file's name and 0 or 1. {UNDERSTOOD}")
+    files = [name for name, _ in lines]
+    folder = _folder_of(root, files)
+    if folder is None:
+        raise LayoutError(
+            f"{root / MEGLASS} names {len(files)} files, the first {files[0]}, not found below {root}. {UNDERSTOOD}"
+        )
+    names = files if folder == "." else [f"{folder}/{name}" for name in files]
+    return pd.DataFrame(
+        {
+            "path": [str(root / name) for name in names],
+            "name": names,
+            "subset": None,
+            "glasses": ["glasses" if worn == "1" else "no_glasses" for _, worn in lines],
+            # 10032527@N08_identity_4@2897031059_1.jpg: the person, and one of their photos
+            "identity": ["@".join(name.split("@")[:2]) if name.count("@") > 1 else None for name in files],
+        }
+    )
+
+
 def _file_column(table: Path) -> str | None:
     try:
         columns = pd.read_csv(table, nrows=0).columns
@@ -209,6 +241,10 @@ def _read_csv(root: Path, table: Path) -> pd.DataFrame:
         frame[renamed.get(name, name)] = rows[name]
     if "gender" in frame:
         frame["gender"] = frame["gender"].astype(str).str.lower().map(GENDERS).astype(object)
+    if "identity" in frame:
+        # MTFL's photos from the web all have the identity "net:", a kind without a name: nobody knows who it is.
+        nameless = frame["identity"].astype(str).str.endswith(":")
+        frame["identity"] = frame["identity"].astype(object).mask(nameless, None)
     if "age" in frame and not pd.api.types.is_numeric_dtype(frame["age"]):
         frame["age_group"] = frame.pop("age").replace("more than 70", "70+").astype(object)
     return frame
@@ -331,7 +367,7 @@ def group(manifest: pd.DataFrame, *, max_distance: int = 52) -> pd.DataFrame:
     if "identity" in manifest:
         known = np.flatnonzero(manifest["identity"].notna())
         # Person 7 of one source is not person 7 of another.
-        same = (manifest["source"].astype(str) + "/" + manifest["identity"].astype(str)).to_numpy(dtype=str)
+        same, _ = pd.factorize(manifest["source"].astype(str) + "/" + manifest["identity"].astype(str))
         order = known[np.argsort(same[known], kind="stable")]
         pairs = np.stack([order[:-1], order[1:]])
         links.append(pairs[:, same[pairs[0]] == same[pairs[1]]])

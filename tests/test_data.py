@@ -207,6 +207,25 @@ def test_backslashes_in_a_table(tmp_path):
     assert column(data.read(tmp_path), "subset") == {"train/a.jpg": "train", "val/b.jpg": "val"}
 
 
+def test_meglass(tmp_path):
+    names = ["1@N08_identity_4@28_1.jpg", "1@N08_identity_4@29_0.jpg", "2@N00_identity_1@5_0.jpg"]
+    put(tmp_path / "MeGlass_120x120", *names)
+    table(tmp_path, "meta.txt", "".join(f"{name} {number % 2}\n" for number, name in enumerate(names)) + "\n")
+    manifest = data.read(tmp_path)
+    assert manifest["name"].tolist() == [f"MeGlass_120x120/{name}" for name in names]
+    assert manifest["glasses"].tolist() == ["no_glasses", "glasses", "no_glasses"]
+    assert manifest["identity"].tolist() == ["1@N08_identity_4", "1@N08_identity_4", "2@N00_identity_1"]
+    assert all(Path(path).is_file() for path in manifest["path"])
+
+
+@pytest.mark.parametrize("text", ["", "a.jpg\n", "a.jpg 2\n", "gone.jpg 1\n"])
+def test_a_meglass_list_that_says_nothing_is_refused(tmp_path, text):
+    put(tmp_path, "a.jpg")
+    table(tmp_path, "meta.txt", text)
+    with pytest.raises(data.LayoutError, match=r"meta\.txt"):
+        data.read(tmp_path)
+
+
 def test_one_root_may_be_text_and_several_get_a_source_each(tmp_path):
     put(tmp_path / "one", "1_0_0_20161219140530307.jpg.chip.jpg")
     put(tmp_path / "two", "female/1.jpg", "male/1.jpg")
