@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,16 @@ class Augment:
             middle = (0.5 + 0.5 * self.brightness * _uniform(n, x.device)).to(x.dtype)
             x = ((x - 0.5) * gain.view(-1, 1, 1, 1) + middle.view(-1, 1, 1, 1)).clamp_(0, 1)
         return x
+
+    def scaled(self, strength: float) -> Augment:
+        """The same changes, each so much larger or smaller: 0 leaves only the mirror image, 1 is as it was.
+
+        >>> Augment(rotate=10, zoom=(0.5, 2)).scaled(0.5).rotate
+        5.0
+        """
+        few = {name: min(1.0, getattr(self, name) * strength) for name in ("grey", "coarse")}
+        sizes = {name: getattr(self, name) * strength for name in ("rotate", "shift", "brightness", "contrast")}
+        return replace(self, zoom=tuple(factor**strength for factor in self.zoom), **sizes, **few)
 
     def _matrices(self, n: int, device) -> torch.Tensor:
         """Where each output pixel comes from, in the coordinates of ``affine_grid`` (-1..1): ``[n, 2, 3]``."""

@@ -180,6 +180,90 @@ def bootstrap(
     return float(statistic(sums.sum(), counts.sum())), float(low), float(high)
 
 
+def resampled(
+    frame: pd.DataFrame,
+    statistics: Callable[[np.ndarray], dict[str, float]],
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Any figures of a frame with their bootstrap percentile intervals, drawn by whole groups.
+
+    Parameters
+    ----------
+    frame : with ``group``.
+    statistics : of the photos' weights (how often each was drawn), ``[n]`` -> {name: value}.
+
+    Returns
+    -------
+    DataFrame indexed by the names: value, low, high.
+    """
+    codes = np.unique(frame["group"], return_inverse=True)[1]
+    groups, rng, drawn = codes.max() + 1, np.random.default_rng(seed), []
+    for _ in range(resamples):
+        counts = np.bincount(rng.integers(0, groups, groups), minlength=groups)
+        drawn.append(statistics(counts[codes].astype(float)))
+    tail = (1 - level) / 2
+    table = pd.DataFrame({"value": statistics(np.ones(len(frame)))})
+    return table.assign(low=pd.DataFrame(drawn).quantile(tail), high=pd.DataFrame(drawn).quantile(1 - tail))
+
+
+def detection(
+    frame: pd.DataFrame, label: str, positive: str, *, threshold: float = 0.5, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """How well one class of two is found: accuracy, balanced accuracy, precision, recall, F1 and AUC, with intervals.
+
+    Parameters
+    ----------
+    frame : as from ``predictions``, with ``group``.
+    positive : the class that is to be found.
+    threshold : the probability of it from which a photo is said to show it.
+
+    Returns
+    -------
+    DataFrame indexed by the figures' names: value, low, high.
+    """
+    truth, score = (frame[label] == positive).to_numpy(), frame[f"p_{positive}"].to_numpy()
+    said = score >= threshold
+    order = np.argsort(score, kind="stable")
+    ties = np.unique(score[order], return_inverse=True)[1]
+
+    def figures(weights: np.ndarray) -> dict[str, float]:
+        total = lambda which: float(weights[which].sum())  # noqa: E731
+        hit, miss, alarm = total(truth & said), total(truth & ~said), total(~truth & said)
+        rest = total(~truth & ~said)
+        recall, specificity = (a / (a + b) if a + b else np.nan for a, b in ((hit, miss), (rest, alarm)))
+        # The share of pairs in which the positive photo scores higher, ties half: the area under the ROC curve.
+        positives, negatives = (np.bincount(ties, weights[order] * which[order]) for which in (truth, ~truth))
+        pairs = positives.sum() * negatives.sum()
+        won = (positives * (negatives.cumsum() - negatives / 2)).sum()
+        return {
+            "accuracy": (hit + rest) / weights.sum(),
+            "balanced_accuracy": (recall + specificity) / 2,
+            "precision": hit / (hit + alarm) if hit + alarm else np.nan,
+            "recall": recall,
+            "f1": 2 * hit / (2 * hit + miss + alarm) if hit + miss + alarm else np.nan,
+            "auc": won / pairs if pairs else np.nan,
+        }
+
+    return resampled(frame, figures, resamples=resamples, seed=seed)
+
+
+def best_threshold(frame: pd.DataFrame, label: str, positive: str) -> float:
+    """The probability of ``positive`` at which F1 is highest, midway between two photos' own.
+
+    To be taken from validation photos, like the temperature.
+    """
+    score = np.sort(frame[f"p_{positive}"].to_numpy())[::-1]
+    truth = (frame[label] == positive).to_numpy()[np.argsort(-frame[f"p_{positive}"].to_numpy(), kind="stable")]
+    f1 = 2 * truth.cumsum() / (np.arange(1, len(score) + 1) + truth.sum())
+    # Photos of one score are found together or not at all.
+    last = np.append(score[1:] < score[:-1], True)
+    best = int(np.argmax(np.where(last, f1, -1)))
+    return float((score[best] + (score[best + 1] if best + 1 < len(score) else 0)) / 2)
+
+
 def by_group(frame: pd.DataFrame, column: str, value: str = "correct", *, seed: int = 0) -> pd.DataFrame:
     """A figure for each value of a column, with interval and counts.
 

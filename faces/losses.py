@@ -47,3 +47,47 @@ def multi_task(
         return total
 
     return loss
+
+
+def focal(
+    gamma: float = 2.0, class_weights: Sequence[float] | None = None, *, smoothing: float = 0.0
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Focal loss (Lin et al., 1708.02002) for several classes: cross-entropy that attends to what is still wrong.
+
+    Each image's cross-entropy is multiplied by ``(1 - p) ** gamma``, where p is the probability that the network gives
+    to the true class; with ``gamma`` 0 this is ``torch.nn.functional.cross_entropy``.
+
+    Parameters
+    ----------
+    gamma : from 0; the larger, the less do images count that are right already.
+    class_weights : one a class, e.g. from ``balanced_weights``; the mean is then weighted.
+    smoothing : label smoothing, of the cross-entropy.
+
+    Raises
+    ------
+    ValueError : ``gamma`` is negative.
+
+    >>> loss = focal(gamma=2.0)
+    >>> loss(torch.zeros(1, 4), torch.tensor([2])).round(decimals=4)
+    tensor(0.7798)
+    """
+    if gamma < 0:
+        raise ValueError(f"gamma must be 0 or more, not {gamma}")
+    weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        each = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+        likely = logits.log_softmax(1).gather(1, targets[:, None])[:, 0].exp()
+        each = (1 - likely) ** gamma * each if gamma else each
+        if weights is None:
+            return each.mean()
+        of_each = weights.to(logits.device)[targets]
+        return (each * of_each).sum() / of_each.sum()
+
+    return loss
+
+
+def balanced_weights(targets: Sequence[int], classes: int) -> list[float]:
+    """Class weights inverse to how often each class occurs, 1 on average over the images; 0 for absent classes."""
+    counts = torch.bincount(torch.as_tensor(targets), minlength=classes).double()
+    return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp(min=1)), 0.0).tolist()

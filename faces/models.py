@@ -105,6 +105,53 @@ def plain_cnn(outputs: int = 1, *, size: int = 96, dropout: float = 0.0) -> nn.S
     return nn.Sequential(*layers)
 
 
+def cartoon_cnn(classes: int, *, dropout: float = 0.25) -> nn.Sequential:
+    """The plain network for 64×64 cartoon characters: six halvings, then three dense layers.
+
+    Six blocks of conv 3×3 (padding 1, with bias), ReLU, MaxPool 2 and BatchNorm, channels 3-16-32-64-128-256-512;
+    flatten; dense 512→120→84 with ReLU, dropout, →classes. All layers are registered, so ``to(device)`` moves them.
+    """
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in (16, 32, 64, 128, 256, 512):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(width)]
+        channels = width
+    layers += [nn.Flatten(), nn.Linear(512, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(84, classes))
+
+
+class Residual(nn.Module):
+    """x + f(x) for two convolutions f; the identity at first, since the last BatchNorm of f starts at 0."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.branch = nn.Sequential(_conv(channels, channels), _conv(channels, channels))
+        nn.init.zeros_(self.branch[-1][1].weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+def _conv(channels: int, width: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+
+
+def small_resnet(outputs: int, *, width: int = 32, depth: int = 1, dropout: float = 0.0) -> nn.Sequential:
+    """A residual network to be trained from nothing on small pictures: no dense layer but the last.
+
+    conv 3→w of stride 2, so that a picture costs a quarter; three stages 2w, 4w, 8w, each a convolution, MaxPool 2 and
+    ``depth`` residual blocks (none in the second); global average pooling; one dense layer. After the nine-layer
+    ResNets of the DAWNBench contest (Page, 2018). With ``width`` 32 it has 1.6 million weights, with 8 a hundred
+    thousand.
+    """
+    layers: list[nn.Module] = [Standardize(), _conv(3, width, 2)]
+    for stage, channels in enumerate((2 * width, 4 * width, 8 * width)):
+        layers += [_conv(channels // 2, channels), nn.MaxPool2d(2)]
+        layers += [Residual(channels) for _ in range(depth if stage != 1 else 0)]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * width, outputs)]
+    return nn.Sequential(*layers)
+
+
 class Finetuned(nn.Module):
     """A pretrained backbone under a new head: standardise, features, mean over the map, dropout, one dense layer.
 

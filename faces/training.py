@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+
+from faces.augment import Augment
 
 CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)-(?P<monitor>\w+)-(?P<value>-?[\d.]+|nan|inf)\.safetensors$")
 
@@ -208,6 +210,48 @@ def fit(
         model.load_state_dict(average.module.state_dict())
     model.eval()
     return pd.DataFrame(history)
+
+
+def fit_stages(
+    model: nn.Module,
+    train: DataLoader,
+    val: DataLoader,
+    stages: Sequence[tuple[int, float, float]],
+    *,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    augment: Augment,
+    folder: str | os.PathLike,
+    weight_decay: float = 0.01,
+    **options,
+) -> pd.DataFrame:
+    """Train in stages, each with a learning rate and a strength of augmentation of its own; return the whole history.
+
+    A curriculum makes pictures harsher as the learning rate falls. Each stage is one cycle of AdamW.
+
+    Parameters
+    ----------
+    stages : (epochs, learning rate, strength) of each; the strength scales ``augment`` (see ``Augment.scaled``).
+    folder : checkpoints of each stage go below it; the last stage's are those to roll back to.
+    options : further ones of ``fit``.
+    """
+    histories = []
+    for number, (epochs, rate, strength) in enumerate(stages, 1):
+        history = fit(
+            model,
+            train,
+            val,
+            loss=loss,
+            optimizer=torch.optim.AdamW(model.parameters(), rate, weight_decay=weight_decay),
+            epochs=epochs,
+            folder=Path(folder) / f"stage-{number}",
+            schedule=one_cycle(),
+            augment=augment.scaled(strength),
+            settings={"stages": [list(map(float, stage)) for stage in stages[:number]]},
+            **options,
+        )
+        histories.append(history.assign(stage=number, strength=strength))
+    whole = pd.concat(histories, ignore_index=True)
+    return whole.assign(epoch=range(1, len(whole) + 1))
 
 
 def predict(

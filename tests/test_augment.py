@@ -193,3 +193,14 @@ def test_a_view_is_shifted_to_the_right_and_down():
     x = torch.zeros(1, 1, 8, 8)
     x[..., 2, 3] = 1
     assert torch.allclose(augment.view(x, shift=(0.25, 0.125))[..., 3, 5], torch.ones(1), atol=1e-5)
+
+
+def test_strength_scales_every_change():
+    full = Augment(rotate=20, shift=0.1, zoom=(0.5, 2.0), brightness=0.4, contrast=0.2, grey=0.8, coarse=0.3)
+    assert full.scaled(1) == full
+    none = full.scaled(0)
+    x = torch.rand(4, 3, 16, 16)
+    mirrored = none(x)
+    assert all(torch.equal(b, a) or torch.equal(b, a.flip(2)) for a, b in zip(x, mirrored, strict=True))
+    twice = full.scaled(2)
+    assert (twice.rotate, twice.zoom, twice.grey, twice.flip) == (40, (0.25, 4.0), 1.0, full.flip)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics
 
 from faces import evaluation
 
@@ -185,3 +186,53 @@ def test_quartiles_are_named_by_their_ranges():
     assert named.value_counts().tolist() == [25] * 4
     assert named.iloc[0] == "0.00 – 0.25" and named.iloc[-1] == "0.74 – 0.99"
     assert evaluation.quartiles(pd.Series([5.0] * 8), 0).nunique() <= 1
+
+
+# ------------------------------------------------------------------------------------------- finding one class
+
+
+def detected(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.random(n) < 0.2
+    score = np.round(1 / (1 + np.exp(-(rng.normal(0, 1, n) + 2 * truth - 1))), 2)  # rounded, so that there are ties
+    names = np.where(truth, "glasses", "none")
+    return pd.DataFrame({"worn": names, "p_glasses": score, "group": np.arange(n) // 2})
+
+
+def test_detection_figures_are_sklearns():
+    frame = detected()
+    truth, score = frame["worn"] == "glasses", frame["p_glasses"]
+    table = evaluation.detection(frame, "worn", "glasses", threshold=0.4, resamples=200)
+    expected = {
+        "accuracy": metrics.accuracy_score(truth, score >= 0.4),
+        "balanced_accuracy": metrics.balanced_accuracy_score(truth, score >= 0.4),
+        "precision": metrics.precision_score(truth, score >= 0.4),
+        "recall": metrics.recall_score(truth, score >= 0.4),
+        "f1": metrics.f1_score(truth, score >= 0.4),
+        "auc": metrics.roc_auc_score(truth, score),
+    }
+    assert table["value"].to_dict() == pytest.approx(expected)
+    assert (table["low"] < table["value"]).all() and (table["value"] < table["high"]).all()
+
+
+def test_nobody_to_find_is_no_figure():
+    frame = detected().assign(worn="none")
+    table = evaluation.detection(frame, "worn", "glasses", resamples=10)
+    assert np.isnan(table.loc["recall", "value"]) and np.isnan(table.loc["auc", "value"])
+    assert table.loc["f1", "value"] == 0
+
+
+def test_the_best_threshold_is_that_of_the_highest_f1():
+    frame = detected()
+    truth, score = frame["worn"] == "glasses", frame["p_glasses"]
+    found = evaluation.best_threshold(frame, "worn", "glasses")
+    best = max(metrics.f1_score(truth, score >= t) for t in np.linspace(0, 1, 401))
+    assert metrics.f1_score(truth, score >= found) == pytest.approx(best)
+    assert found not in set(score)
+
+
+def test_resampling_draws_whole_groups():
+    frame = pd.DataFrame({"group": [0, 0, 1, 1]})
+    seen = []
+    evaluation.resampled(frame, lambda weights: seen.append(tuple(weights)) or {"n": weights.sum()}, resamples=50)
+    assert all(w[0] == w[1] and w[2] == w[3] and sum(w) == 4 for w in seen) and len(set(seen)) == 3

@@ -55,3 +55,50 @@ def test_a_batch_without_any_known_label_costs_nothing():
 def test_as_many_weights_as_tasks():
     with pytest.raises(ValueError, match="2 tasks but 1 weights"):
         losses.multi_task([1, 3], weights=[1.0])
+
+
+# ------------------------------------------------------------------------------------------------------- focal
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(16, 5, generator=generator) * 3, torch.randint(0, 5, (16,), generator=generator)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 3.0, 1.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_loss_is_cross_entropy_at_gamma_0(batch, weights, smoothing):
+    logits, targets = batch
+    if weights and smoothing:
+        pytest.skip("torch weighs the smoothed part by class too")
+    expected = F.cross_entropy(logits, targets, weight=weights and torch.tensor(weights), label_smoothing=smoothing)
+    torch.testing.assert_close(losses.focal(0.0, weights, smoothing=smoothing)(logits, targets), expected)
+
+
+def test_focal_loss_is_the_formula(batch):
+    logits, targets = batch
+    p = logits.softmax(1)[torch.arange(16), targets]
+    for gamma in (0.5, 2.0, 5.0):
+        torch.testing.assert_close(losses.focal(gamma)(logits, targets), ((1 - p) ** gamma * -p.log()).mean())
+
+
+def test_focal_loss_heeds_what_is_wrong():
+    right, wrong = torch.tensor([[6.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    target = torch.tensor([0])
+    shares = [(losses.focal(gamma)(right, target) / losses.focal(gamma)(wrong, target)).item() for gamma in (0, 1, 2)]
+    assert shares == sorted(shares, reverse=True) and shares[2] < shares[0] / 1000
+
+
+def test_focal_gradients_are_finite_where_the_network_is_certain():
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    losses.focal(2.0)(logits, torch.tensor([0, 0])).backward()
+    assert logits.grad.isfinite().all()
+    with pytest.raises(ValueError, match="gamma must be 0 or more, not -1"):
+        losses.focal(-1)
+
+
+def test_balanced_weights_make_every_class_count_alike():
+    weights = losses.balanced_weights([0, 0, 0, 1, 3, 3], 4)
+    assert weights == pytest.approx([6 / 9, 2, 0, 1])
+    assert sum(weights[c] for c in [0, 0, 0, 1, 3, 3]) == pytest.approx(6)

@@ -239,3 +239,31 @@ def test_resnet50_weights_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr(models, "torchvision_resnet50", unreachable)
     with pytest.raises(models.WeightsError, match=r"holds hub/checkpoints/resnet50-11ad3fa6\.pth"):
         models.resnet50()
+
+
+# ------------------------------------------------------------------------------------------ trained from nothing
+
+
+def test_the_cartoon_network_is_the_documented_one():
+    model = models.cartoon_cnn(6, dropout=0.3)
+    assert kinds(model)[:24] == ["Conv2d", "ReLU", "MaxPool2d", "BatchNorm2d"] * 6
+    assert kinds(model)[24:] == ["Flatten", "Linear", "ReLU", "Linear", "ReLU", "Dropout", "Linear"]
+    convolutions = [layer for layer in model if isinstance(layer, nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [16, 32, 64, 128, 256, 512]
+    assert {(c.kernel_size, c.padding, c.bias is not None) for c in convolutions} == {((3, 3), (1, 1), True)}
+    dense = [(layer.in_features, layer.out_features) for layer in model if isinstance(layer, nn.Linear)]
+    assert dense == [(512, 120), (120, 84), (84, 6)]
+    assert logits_of(model, 2, 64).shape == (2, 6)
+    assert model.to(torch.float64)[0].weight.dtype == torch.float64  # every layer moves along
+
+
+@pytest.mark.parametrize(("width", "weights"), [(32, 1_650_000), (8, 105_000)])
+def test_the_small_resnet_scales_and_begins_as_its_skeleton(width, weights):
+    torch.manual_seed(0)
+    model = models.small_resnet(4, width=width)
+    assert parameter_count(model) == pytest.approx(weights, rel=0.05)
+    assert logits_of(model, 2, 64).shape == (2, 4)
+    assert logits_of(models.small_resnet(1, width=4, depth=2), 2, 96).shape == (2, 1)
+    block = models.Residual(8).eval()
+    x = torch.randn(1, 8, 4, 4)
+    assert torch.equal(block(x), x)
