@@ -44,7 +44,7 @@ def _person(seed, index, size):
     glasses = GLASSES[rng.choice(4, p=[0.40, 0.40, 0.14, 0.06])] if rng.random() < 0.25 else None
     skin = int(rng.integers(len(SKINS)))
     image = draw_face(rng, gender, age, glasses=glasses, skin=skin, size=size)
-    return {"gender": gender, "age": age, "skin": skin, "jpeg": _encode(image, 92)}
+    return {"gender": gender, "age": age, "skin": skin, "glasses": glasses, "jpeg": _encode(image, 92)}
 
 
 def _near_copy(rng, face):
@@ -99,12 +99,27 @@ def _fairface(faces, rng):
     return [row["file"] for row in rows], "fairface_label.csv", rows
 
 
-LAYOUTS = {"utkface": _utkface, "class_folders": _class_folders, "age_csv": _age_csv, "fairface": _fairface}
+def _glasses(faces, rng):
+    rows = []
+    for i, face in enumerate(faces):
+        split, worn = ("test" if i % 4 == 3 else "train"), ("glasses" if face["glasses"] else "no_glasses")
+        labels = {"split": split, "glasses": worn, "gender": face["gender"], "pose": "frontal"}
+        rows.append({"path": f"{split}/{worn}/{i:04d}.jpg", **labels})
+    return [row["path"] for row in rows], "labels.csv", rows
+
+
+LAYOUTS = {
+    "utkface": _utkface,
+    "class_folders": _class_folders,
+    "age_csv": _age_csv,
+    "fairface": _fairface,
+    "glasses": _glasses,
+}
 
 
 def _write(root, faces, names, table, rows):
     for name, face in zip(names, faces, strict=True):
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(face["jpeg"])
     if table:
         with (root / table).open("w", newline="", encoding="utf-8") as file:
@@ -141,7 +156,7 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
         Number of distinct faces.
     seed : int
         Not negative.
-    layout : {"utkface", "class_folders", "age_csv", "fairface"}
+    layout : {"utkface", "class_folders", "age_csv", "fairface", "glasses"}
         Names and label files as the public sets have them; `age_csv` has no gender column.
     size : int
         Width and height in pixels.

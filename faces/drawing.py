@@ -381,6 +381,41 @@ def _glasses(pen, kind, eye_x, eye_y, ear_x, rng):
     pen.stroke(_both([(eye_x - edge, eye_y), (0, eye_y - 0.03)]), width, colour, ends=1.0)
 
 
+def put_on(rng, image, eyes, kind):
+    """Draw glasses onto a picture of a face.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    image : PIL.Image.Image
+        RGB; it is not changed.
+    eyes : ((x, y), (x, y))
+        The eye on the left of the picture and that on its right, pixels.
+    kind : {"round", "square", "sun", "funny"}
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, of the same size.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or eyes that are less than two pixels apart.
+    """
+    if kind not in GLASSES:
+        raise ValueError(f"unknown glasses {kind!r}; known: {', '.join(GLASSES)}")
+    left, right = np.asarray(eyes, float)
+    apart = float(np.hypot(*(right - left)))
+    if apart < 2:
+        raise ValueError(f"the eyes are {apart:.1f} pixels apart; at least 2 are needed")
+    large = image.resize((image.width * SUPERSAMPLING, image.height * SUPERSAMPLING))
+    half, eye_x = image.width / 2, 0.36
+    pen = _Pen(large, math.atan2(*(right - left)[::-1]), apart / 2 / (eye_x * half), (left + right) / 2 / half - 1)
+    _glasses(pen, kind, eye_x, 0.0, 2.2 * eye_x, rng)
+    return large.reduce(SUPERSAMPLING)
+
+
 def _light(rng, image):
     """Light from one side and the noise of a small camera."""
     pixels, ramp = np.asarray(image, np.float32), np.linspace(-1, 1, image.width, dtype=np.float32)

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageStat
 
 from faces import drawing
 
@@ -76,3 +76,26 @@ def test_drawing_needs_only_numpy_and_pillow():
     block = "import sys; sys.modules.update(dict.fromkeys(['torch', 'pandas', 'matplotlib', 'scipy', 'tqdm']));"
     done = subprocess.run([sys.executable, "-c", block + "import faces.demo"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", drawing.GLASSES)
+@pytest.mark.parametrize("eyes", [((20, 40), (44, 40)), ((18, 30), (40, 44))])
+def test_glasses_are_put_on_the_eyes_of_a_picture(kind, eyes):
+    plain = Image.new("RGB", (64, 80), (200, 170, 150))
+    worn = drawing.put_on(np.random.default_rng(0), plain, eyes, kind)
+    changed = np.abs(np.asarray(worn, int) - np.asarray(plain, int)).max(2) > 12
+    assert worn.size == plain.size and 0.02 < changed.mean() < 0.5
+    for x, y in eyes:
+        assert changed[y - 8 : y + 9, x - 8 : x + 9].any()
+    assert not changed[:8].any() and not changed[-16:].any()
+    again = drawing.put_on(np.random.default_rng(0), plain, eyes, kind)
+    assert np.array_equal(np.asarray(again), np.asarray(worn))
+    assert plain.getpixel((0, 0)) == (200, 170, 150)
+
+
+def test_glasses_that_cannot_be_put_on():
+    plain, rng = Image.new("RGB", (32, 32)), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="unknown glasses 'monocle'"):
+        drawing.put_on(rng, plain, ((8, 16), (24, 16)), "monocle")
+    with pytest.raises(ValueError, match=r"the eyes are 1.0 pixels apart"):
+        drawing.put_on(rng, plain, ((8, 16), (9, 16)), "sun")
