@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -34,12 +35,16 @@ def is_litter(name: str) -> bool:
     return name.lower() in LITTER or name.startswith("._")
 
 
-def open_rgb(path: str | os.PathLike, size: int | None = None) -> Image.Image:
+def open_rgb(
+    path: str | os.PathLike | BinaryIO, size: int | None = None, *, max_pixels: int | None = None
+) -> Image.Image:
     """Open a picture as 8-bit RGB, the right way up.
 
     Parameters
     ----------
-    path : path of a file in any format that Pillow reads; of an animation, the first frame.
+    path : of a file in any format that Pillow reads, or such a file opened for reading; of an animation, the first
+        frame.
+    max_pixels : that it may have, default ``MAX_PIXELS``; more is refused before it is decoded.
     size : where only a ``size`` × ``size`` square is wanted in the end. The picture is then cut to its
         central square and scaled down to it with antialiasing; JPEGs are decoded at a fraction of
         their size where that is enough (at least twice ``size``), which is many times faster.
@@ -51,12 +56,13 @@ def open_rgb(path: str | os.PathLike, size: int | None = None) -> Image.Image:
 
     Raises
     ------
-    ImageError : not a picture, truncated, damaged, empty, gone, or larger than ``MAX_PIXELS``.
+    ImageError : not a picture, truncated, damaged, empty, gone, or of more pixels than ``max_pixels``.
     """
     try:
         with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels is over the limit of {MAX_PIXELS}")
+            most = MAX_PIXELS if max_pixels is None else max_pixels
+            if image.width * image.height > most:
+                raise ImageError(f"{image.width}x{image.height} pixels is over the limit of {most}")
             if image.format == "EPS":
                 raise ImageError("a PostScript program, not a picture")  # Pillow would have Ghostscript run it
             if size:
@@ -69,7 +75,7 @@ def open_rgb(path: str | os.PathLike, size: int | None = None) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        empty = isinstance(path, (str, os.PathLike)) and Path(path).stat().st_size == 0
+        empty = not path.seek(0, 2) if hasattr(path, "seek") else Path(path).stat().st_size == 0
         raise ImageError("empty file" if empty else "not a picture in a known format") from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error)) from None
@@ -97,9 +103,11 @@ def decode(path: str | os.PathLike, size: int) -> np.ndarray:
     return np.asarray(open_rgb(path, size))
 
 
-def decode_sizes(path: str | os.PathLike, sizes: Sequence[int]) -> list[np.ndarray]:
+def decode_sizes(
+    path: str | os.PathLike | BinaryIO, sizes: Sequence[int], *, max_pixels: int | None = None
+) -> list[np.ndarray]:
     """``decode`` at several sizes of one decoded picture, the largest first in ``sizes``."""
-    image = open_rgb(path, sizes[0])
+    image = open_rgb(path, sizes[0], max_pixels=max_pixels)
     return [np.asarray(image), *(np.asarray(square(image, size)) for size in sizes[1:])]
 
 

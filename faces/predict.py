@@ -30,7 +30,11 @@ from faces.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
-TASKS = {"gender": "gender_mobilenet_v2", "age": "age_mobilenet_v2"}  # what can be asked, and which model answers
+TASKS = {
+    "gender": "gender_mobilenet_v2",
+    "age": "age_mobilenet_v2",
+    "glasses": "glasses_cnn",
+}  # what can be asked, and which model answers
 UNKNOWN = "unknown"  # the label of a photo that the network is not sure enough of
 RESULTS, ERRORS = "process_results.json", "process_errors.json"
 
@@ -325,7 +329,7 @@ def process_folder(
                 tqdm.write(_printable(f"{name}: {answers}"), file=sys.stderr)
                 errors.add(name, str(answers))
             else:
-                results.add(name, _entry(answers, least, confidence))
+                results.add(name, _result(answers, least, confidence))
             bar.update()
         results.close()
         errors.close()
@@ -339,6 +343,61 @@ def process_folder(
     return results.count, errors.count
 
 
+def list_folder(
+    folder: str | os.PathLike,
+    label: str,
+    *,
+    model: Model,
+    recursive: bool = False,
+    batch_size: int = 64,
+    min_confidence: float | str = 0.0,
+    end: str = "\n",
+    file: IO[str] | None = None,
+) -> tuple[int, int]:
+    """Print the paths of a folder's photos that show ``label``; return how many were read and how many could not be.
+
+    Paths begin with ``folder`` and are printed as they are found, each with ``end`` after it, so that a pipe can go on
+    with them. What could not be read is named on stderr.
+
+    Parameters
+    ----------
+    label : one of the model's classes.
+    min_confidence : a photo is listed if its label has at least this probability; "auto" as for ``process_folder``.
+    file : where to; standard output by default.
+    """
+    least, file = _least(model, min_confidence), file or sys.stdout
+    read = failed = 0
+    names = find_files(folder, recursive=recursive)
+    for name, answers in predict_files({"label": model}, folder, names, batch_size=batch_size):
+        if isinstance(answers, images.ImageError):
+            print(_printable(f"{name}: {answers}"), file=sys.stderr)
+            failed += 1
+            continue
+        read += 1
+        if answers["label"].label == label and answers["label"].confidence >= least:
+            path = os.path.join(folder, name)  # noqa: PTH118 (a Path would drop "./", which saves names that begin with -)
+            # Names are bytes: one that is not UTF-8 comes out as it is on the disk.
+            file.buffer.write(os.fsencode(path + end))
+            file.buffer.flush()
+    return read, failed
+
+
+def _model_with(label: str, models: Iterable[str]) -> Model:
+    """The first of some models that has a class of that name; UsageError lists what there is."""
+    known: list[str] = []
+    for name in models:
+        try:
+            model = Model(name)
+        except UsageError:
+            continue  # a task whose model is not there cannot be meant
+        if label in model.classes:
+            return model
+        known += model.classes
+    raise UsageError(
+        f"no model tells {_printable(label)!r}; there are {', '.join(dict.fromkeys(known)) or 'no labels'}"
+    )
+
+
 def _least(model: Model, wanted: float | str) -> float:
     if wanted != "auto":
         return wanted
@@ -347,23 +406,37 @@ def _least(model: Model, wanted: float | str) -> float:
     return model.abstain_below
 
 
-def _entry(answers: dict[str, Prediction | Age], least: dict[str, float], confidence: bool):
-    """What is written of one photo."""
-    entry: dict = {}
+def entry(
+    answers: Mapping[str, Prediction | Age], least: Mapping[str, float] | None = None, *, confidence: bool = True
+) -> dict:
+    """What is said of one photo, as JSON has it.
+
+    Parameters
+    ----------
+    answers : task -> what its model says.
+    least : task -> probability below which a label is "unknown".
+    confidence : whether each label's probability is told too.
+    """
+    said: dict = {}
     for task, answer in answers.items():
         if isinstance(answer, Age):
-            entry[task] = round(answer.years, 1)
+            said[task] = round(answer.years, 1)
             # Rounded outwards, so that whole years hold as much as the promised interval.
-            entry[f"{task}_interval"] = [math.floor(answer.low), math.ceil(answer.high)]
+            said[f"{task}_interval"] = [math.floor(answer.low), math.ceil(answer.high)]
         else:
-            label = answer.label if answer.confidence >= least[task] else UNKNOWN
-            probability = round(answer.confidence, 4)
-            if len(answers) == 1:
-                return {"label": label, "probability": probability} if confidence else label
-            entry[task] = label
+            said[task] = answer.label if answer.confidence >= (least or {}).get(task, 0) else UNKNOWN
             if confidence:
-                entry[f"{task}_probability"] = probability
-    return entry
+                said[f"{task}_probability"] = round(answer.confidence, 4)
+    return said
+
+
+def _result(answers: dict[str, Prediction | Age], least: dict[str, float], confidence: bool):
+    """``entry``, but of a label alone the plain form."""
+    said = entry(answers, least, confidence=confidence)
+    if len(answers) > 1 or not least:
+        return said
+    label, *probability = said.values()
+    return {"label": label, "probability": probability[0]} if confidence else label
 
 
 def _names(models: Iterable[Model]) -> str:
@@ -390,6 +463,7 @@ EXAMPLES = f"""examples:
   python process.py photos --min-confidence 0.9   label "unknown" what is less sure than that
   python process.py photos --tasks gender,age     gender, and age in years with its interval
   python process.py photos --output labels.json   write to another file
+  python process.py photos --list glasses         print the paths of photos in which glasses are worn, one a line
 
 exit status:
   0    every file was read
@@ -412,12 +486,20 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
         "--tasks",
-        type=_tasks,
-        default={"gender": TASKS["gender"]},
+        type=tasks_of,
         metavar="TASK,…",
         help=f"what to tell of each photo: {', '.join(TASKS)}; TASK=MODEL has another model answer (default: gender)",
     )
     asked.add_argument("--model", help="one model alone: a folder in artifacts/, or a path")
+    parser.add_argument(
+        "--list",
+        dest="listed",
+        metavar="LABEL",
+        help="write no file, print the paths of the photos that show LABEL (e.g. glasses, female), one a line",
+    )
+    parser.add_argument(
+        "--null", action="store_true", help="with --list: end each path with a NUL, as xargs -0 wants it"
+    )
     parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="photos at once (default: 64)")
     parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
     parser.add_argument(
@@ -430,7 +512,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _tasks(text: str) -> dict[str, str]:
+def tasks_of(text: str) -> dict[str, str]:
+    """Task -> model, from what ``--tasks`` was given."""
     asked: dict[str, str] = {}
     for part in text.split(","):
         task, chosen, model = part.strip().partition("=")
@@ -467,6 +550,10 @@ def main(argv: list[str] | None = None) -> int:
     output = ROOT / RESULTS if options.output is None else Path(options.output)
     shown = _printable(str(output))
     try:
+        if options.listed is not None and (options.output or options.confidence):
+            raise UsageError("--list writes no file and prints paths alone: leave out --output and --confidence")
+        if options.null and options.listed is None:
+            raise UsageError("--null is for --list")
         if not options.folder:
             raise UsageError("DIR is empty; name a folder")
         if not Path(options.folder).is_dir():
@@ -476,8 +563,11 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"cannot write {shown}: name a file in a folder that exists")
         if output.name.lower() == ERRORS:
             raise UsageError(f"cannot write {shown}: that name is for the list of unreadable files")
+        if options.listed is not None:
+            return _list(options)
         if options.model is None:
-            tasks = {task: Model(model) for task, model in options.tasks.items()}
+            asked = options.tasks or {"gender": TASKS["gender"]}
+            tasks = {task: Model(model) for task, model in asked.items()}
         else:
             model = Model(options.model)
             tasks = {"label" if model.classes else "age": model}
@@ -511,6 +601,25 @@ def main(argv: list[str] | None = None) -> int:
     if failed:
         errors = _printable(str(output.with_name(ERRORS)))
         print(f"{_count(failed, 'file')} could not be read -> {errors}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    asked = [options.model] if options.model else (options.tasks or TASKS).values()
+    model = _model_with(options.listed, asked)
+    try:
+        _, failed = list_folder(
+            options.folder,
+            options.listed,
+            model=model,
+            recursive=options.recursive,
+            batch_size=options.batch_size,
+            min_confidence=options.min_confidence,
+            end="\0" if options.null else "\n",
+        )
+    except BrokenPipeError:  # whoever read has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell says of a program that the signal SIGPIPE ended
     return 1 if failed else 0
 
 

@@ -409,7 +409,7 @@ def test_an_age_regressor_gives_years_and_no_probabilities(ages):
 
 def test_several_models_look_at_one_decoded_photo(photos, tmp_path, folder, ages, monkeypatch):
     opened, open_rgb = [], images.open_rgb
-    monkeypatch.setattr(images, "open_rgb", lambda path, size: opened.append(size) or open_rgb(path, size))
+    monkeypatch.setattr(images, "open_rgb", lambda path, size, **_: opened.append(size) or open_rgb(path, size))
     (photos / "img_9.jpg").touch()
     output = tmp_path / "labels.json"
     wanted = f"colour={folder},age={ages}"

@@ -299,6 +299,69 @@ def test_neither_research_nor_network_is_needed(tool, results, tmp_path):
     assert json.loads(results.read_text()) == {"a.jpg": "red"}
 
 
+# --------------------------------------------------------------------------------------------------- --list
+
+
+def listed(tool, folder, *arguments):
+    """What `--list` prints, as bytes, and its exit status."""
+    done = subprocess.run(
+        [sys.executable, tool / "process.py", folder, *arguments], capture_output=True, timeout=TIMEOUT
+    )
+    assert b"Traceback" not in done.stderr, done.stderr
+    return done.stdout, done.returncode
+
+
+def test_list_prints_the_paths_with_that_label_and_nothing_else(tool, results, tmp_path):
+    colours = {"a b.jpg": "red", "below/c.jpg": "red", "d.jpg": "blue", "-e.jpg": "red"}
+    for name, colour in colours.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name, colour)
+    found, status = listed(tool, tmp_path, "--list", "red")
+    assert status == 0 and found == f"{tmp_path}/-e.jpg\n{tmp_path}/a b.jpg\n".encode()
+    found, _ = listed(tool, tmp_path, "--list", "red", "--recursive", "--null")
+    assert sorted(found.split(b"\0")) == sorted(
+        [b"", *(os.fsencode(tmp_path / name) for name, colour in colours.items() if colour == "red")]
+    )
+    assert not results.exists()
+
+
+@posix
+def test_list_prints_names_as_they_are_on_the_disk(tool, results, tmp_path):
+    picture(tmp_path / "a.jpg", "red")
+    odd = os.fsencode(tmp_path) + b"/\xff\n.jpg"
+    shutil.copy(tmp_path / "a.jpg", odd)
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    found, status = listed(tool, tmp_path, "--list", "red", "--null")
+    assert status == 1  # for the broken one
+    assert found.split(b"\0") == [os.fsencode(tmp_path / "a.jpg"), odd, b""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--list", "hats"], "no model tells 'hats'; there are blue, red"),
+        (["--list", "hats", "--tasks", "age"], "no model tells 'hats'; there are no labels"),
+        (["--list", "red", "--confidence"], "--list writes no file and prints paths alone"),
+        (["--null"], "--null is for --list"),
+    ],
+)
+def test_list_refuses_what_it_cannot_do(tool, results, tmp_path, arguments, message):
+    done = process(tool, tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
+    assert not results.exists()
+
+
+@posix
+def test_a_reader_that_has_seen_enough_is_no_error(tool, results, tmp_path):
+    for number in range(300):
+        picture(tmp_path / f"{number}.jpg", "red", (8, 8))
+    command = [sys.executable, tool / "process.py", tmp_path, "--list", "red", "--batch-size", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout.readline() == os.fsencode(tmp_path / "0.jpg") + b"\n"
+        child.stdout.close()
+        assert child.wait(timeout=TIMEOUT) == 141 and child.stderr.read() == b""
+
+
 def test_a_missing_dependency_is_one_line(tool, results, tmp_path):
     done = process(tool, tmp_path, prelude="import sys; sys.modules['onnxruntime'] = None")
     assert (done.returncode, done.stdout) == (2, "")
