@@ -1,0 +1,266 @@
+"""The service as its users meet it: over HTTP, one by one and all at once."""
+
+import asyncio
+import io
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tiny_model
+from PIL import Image
+
+fastapi = pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+httpx = pytest.importorskip("httpx2", reason="the extra `serve` is not installed")
+
+from fastapi.testclient import TestClient  # noqa: E402
+
+from faces import predict, serve  # noqa: E402
+
+
+def photo(colour="red", size=(40, 30), kind="JPEG"):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, kind)
+    return file.getvalue()
+
+
+RED, BLUE = photo("red"), photo("blue")
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "glasses": predict.Model(tiny_model.write(folder / "spectacles", classes=["no_glasses", "glasses"])),
+        "age": predict.Model(tiny_model.write(folder / "ages", age=True, size=24)),
+    }
+
+
+@pytest.fixture(scope="module")
+def client(tasks):
+    with TestClient(serve.create_app(tasks)) as client:
+        yield client
+
+
+def form(content, name="image", file="photo.jpg"):
+    return {"files": {name: (file, content, "image/jpeg")}}
+
+
+# ------------------------------------------------------------------------------------------------- the answers
+
+
+def test_glass_or_no_glass(client):
+    for content, answer in ((RED, "glass"), (BLUE, "no_glass")):
+        reply = client.post("/glass_no_glass/", **form(content))
+        assert (reply.status_code, reply.json()) == (200, {"answer": answer})
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/octet-stream", "form"])
+def test_predict_tells_every_task(client, kind):
+    content = photo("red", kind="PNG") if kind == "image/png" else RED
+    sent = form(content) if kind == "form" else {"content": content, "headers": {"content-type": kind}}
+    reply = client.post("/predict", **sent)
+    assert reply.status_code == 200
+    found = reply.json()
+    assert list(found) == ["glasses", "glasses_probability", "age", "age_interval"]
+    assert found["glasses"] == "glasses" and found["age_interval"][0] <= found["age"] <= found["age_interval"][1]
+
+
+def test_health_metrics_docs_and_page(client):
+    assert client.get("/health").json()["models"] == {"glasses": "spectacles", "age": "ages"}
+    client.post("/predict", **form(RED))
+    text = client.get("/metrics").text
+    assert 'faces_requests_total{path="/predict",status="200"}' in text
+    assert "faces_batch_photos_count" in text and "faces_request_seconds_bucket" in text
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/predict", "/glass_no_glass/", "/health", "/metrics"} == set(paths)
+    assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html") and "Drop a photo" in page.text
+    assert "http://" not in page.text and "https://" not in page.text  # it needs nothing from elsewhere
+
+
+def test_without_a_glasses_model_that_path_is_not_there(tasks):
+    with TestClient(serve.create_app({"age": tasks["age"]})) as client:
+        assert client.post("/glass_no_glass/", **form(RED)).status_code == 404
+
+
+# ------------------------------------------------------------------------------------------------- the refusals
+
+
+def bomb(width=9_000, height=9_000):
+    """A PNG that announces far more pixels than its bytes hold."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(client):
+    started = time.perf_counter()
+    reply = client.post("/predict", **form(bomb(), file="bomb.png"))
+    assert reply.status_code == 422 and "9000x9000 pixels is over the limit" in reply.json()["detail"]
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"no picture", "not a picture in a known format"),
+        (RED[: len(RED) // 2], "runcated"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "a PostScript program"),
+    ],
+    ids=["empty", "text", "truncated", "postscript"],
+)
+def test_what_is_no_picture_gets_422_with_the_reason(client, content, reason):
+    reply = client.post("/predict", **form(content))
+    assert reply.status_code == 422 and reason in reply.json()["detail"]
+
+
+def test_what_is_neither_form_nor_image_gets_415(client):
+    assert client.post("/predict", json={"image": "photo.jpg"}).status_code == 415
+    assert client.post("/predict").status_code == 415
+    assert client.post("/glass_no_glass/", content="x", headers={"content-type": "text/plain"}).status_code == 415
+
+
+def test_a_form_without_the_field_or_broken_gets_422(client):
+    assert "field named `image`" in client.post("/predict", **form(RED, name="picture")).json()["detail"]
+    text = client.post("/predict", files={"image": (None, "text")})
+    assert text.status_code == 422
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=xyz"):
+        broken = client.post("/predict", content=b"garbage", headers={"content-type": kind})
+        assert broken.status_code == 422, kind
+
+
+def test_too_large_gets_413_however_it_is_sent(client):
+    large = b"\xff" * (serve.MAX_BYTES + 1)
+    assert client.post("/predict", content=large, headers={"content-type": "image/jpeg"}).status_code == 413
+    assert client.post("/predict", **form(large)).status_code == 413
+
+    def pieces():  # without a length, as streams come
+        for _ in range(serve.MAX_BYTES // 1_000_000 + 1):
+            yield b"\xff" * 1_000_000
+
+    assert client.post("/predict", content=pieces(), headers={"content-type": "image/jpeg"}).status_code == 413
+
+
+def test_the_largest_that_is_taken_never_touches_the_disk(client, monkeypatch):
+    import tempfile
+
+    def refuse(self):
+        raise AssertionError("an upload was written to disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    content = photo(size=(900, 900), kind="BMP") + b"\0" * 3_000_000
+    assert 5_000_000 < len(content) < serve.MAX_BYTES
+    assert client.post("/predict", **form(content)).status_code == 200
+
+
+# ----------------------------------------------------------------------------------------------- all at once
+
+
+def test_concurrent_requests_share_batches_and_get_their_own_answers(tasks):
+    seen = []
+
+    class Slow:
+        name, size, classes = "slow", 16, ("no_glasses", "glasses")
+
+        def predict(self, pixels):
+            seen.append(len(pixels))
+            time.sleep(0.05)
+            return tasks["glasses"].predict(pixels)
+
+    async def storm():
+        app = serve.create_app({"glasses": Slow()}, batch_size=16)
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                asks = (client.post("/glass_no_glass/", **form(RED if n % 3 else BLUE)) for n in range(64))
+                return [reply.json()["answer"] for reply in await asyncio.gather(*asks)]
+
+    assert asyncio.run(storm()) == ["glass" if n % 3 else "no_glass" for n in range(64)]
+    assert sum(seen) == 64 and len(seen) < 16 and max(seen) <= 16
+
+
+def test_overload_is_answered_and_survived(tasks):
+    class Slow:
+        name, size, classes = "slow", 16, ("no_glasses", "glasses")
+
+        def predict(self, pixels):
+            time.sleep(0.1)
+            return tasks["glasses"].predict(pixels)
+
+    async def storm():
+        app = serve.create_app({"glasses": Slow()}, batch_size=2, waiting=4)
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                first = await asyncio.gather(*(client.post("/predict", **form(RED)) for _ in range(20)))
+                return first, await client.post("/predict", **form(RED))
+
+    first, after = asyncio.run(storm())
+    refused = [reply for reply in first if reply.status_code == 503]
+    assert len(refused) == 16 and {reply.status_code for reply in first} == {200, 503}
+    assert refused[0].headers["retry-after"] == "1" and "too many requests" in refused[0].json()["detail"]
+    assert after.status_code == 200
+
+
+def test_a_network_that_fails_fails_its_batch_alone(tasks):
+    class Moody:
+        name, size, classes, calls = "moody", 16, ("no_glasses", "glasses"), 0
+
+        def predict(self, pixels):
+            self.calls += 1
+            if self.calls == 1:
+                raise predict.UsageError("not today")
+            return tasks["glasses"].predict(pixels)
+
+    with TestClient(serve.create_app({"glasses": Moody()}), raise_server_exceptions=False) as client:
+        assert client.post("/predict", **form(RED)).status_code == 500
+        assert client.post("/predict", **form(RED)).status_code == 200
+
+
+# ------------------------------------------------------------------------------------------- the command line
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_command_serves_until_it_is_stopped(tasks):
+    port = free_port()
+    wanted = ",".join(f"{task}={model.folder}" for task, model in tasks.items())
+    command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", wanted]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=predict.ROOT, env=os.environ) as server:
+        try:
+            base = f"http://127.0.0.1:{port}"
+            for _ in range(100):
+                try:
+                    assert httpx.get(f"{base}/health").status_code == 200
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            with ThreadPoolExecutor(8) as pool:
+                replies = list(pool.map(lambda _: httpx.post(f"{base}/glass_no_glass/", **form(RED)), range(40)))
+            assert {reply.json()["answer"] for reply in replies} == {"glass"}
+        finally:
+            server.terminate()
+        _, err = server.communicate(timeout=10)
+    assert "Traceback" not in err
+
+
+def test_an_unknown_model_is_one_line(capsys):
+    assert serve.main(["--tasks", "glasses=nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("faces.serve: no model 'nowhere'")
