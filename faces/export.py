@@ -9,6 +9,7 @@ training.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import logging
@@ -16,6 +17,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,7 +34,7 @@ from torch import nn
 from faces import __version__
 from faces.files import write_json
 from faces.models import save_weights
-from faces.predict import Model
+from faces.predict import TASKS, Model, UsageError
 
 TERMS = {
     "utkface": "UTKFace is free for non-commercial research only, and weights trained on it should be taken to inherit "
@@ -382,3 +384,35 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + "+changes" * bool(changed)
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert a model folder for other machines; returns the exit status: 0, or 2 with the reason on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m faces.export", description="Convert a trained model folder for other machines."
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    apple = kinds.add_parser("coreml", help="an ML program for Apple's devices (extra coreml)")
+    apple.add_argument("model", help=f"a task ({', '.join(TASKS)}), a folder in artifacts/, or a path")
+    apple.add_argument("out", metavar="OUT.mlpackage", help="the package to write")
+    apple.add_argument("--check", metavar="DIR", help="on a Mac: compare its answers on these photos with process.py's")
+    options = parser.parse_args(argv)
+    from faces import coreml  # it needs this module
+
+    try:
+        coreml.export(options.model, options.out)
+        print(f"{options.out} written")
+        if options.check:
+            worst = coreml.check(options.out, Model(TASKS.get(options.model, options.model)), options.check)
+            print(f"on the photos in {options.check} its probabilities differ by {worst:.4f} at most")
+    except UsageError as error:
+        print(f"faces.export: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
