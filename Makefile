@@ -2,6 +2,7 @@
 # make test       the full environment, lint, all tests, every notebook on drawn faces
 # make notebooks  run the notebooks on real photos: make notebooks DATA="dir1 dir2"
 # make train      train the published classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10]
+# make train-simpsons  train a classifier as a file says: make train-simpsons CONFIG=configs/simpsons.yaml
 # make demo       run the notebooks on drawn faces
 # make lab        open the notebooks
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run env test lint demo notebooks train lab clean help
+.PHONY: run env test lint demo notebooks train train-simpsons lab clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -38,6 +39,10 @@ train: $(VENV)/.full
 	@test -n "$(DATA)" || { echo "Say where the photos are: make train DATA=dir (dir/class_one/*.jpg, dir/class_two/*.jpg)"; exit 2; }
 	$(BIN)/python -m faces.recipes $(DATA) $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
+train-simpsons: CONFIG ?= configs/simpsons.yaml
+train-simpsons: $(VENV)/.full
+	$(BIN)/python -m faces.configured $(CONFIG)
+
 lab: $(VENV)/.full
 	$(BIN)/jupyter lab notebooks
 
@@ -58,6 +63,6 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 # uv installs torch and the rest in a third of pip's time; without it pip does the same.
 $(VENV)/.full: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[notebooks,dev]' \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks,dev]'
+		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[notebooks,serve,coreml,dev]' \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks,serve,coreml,dev]'
 	@touch $@ $(VENV)/.runtime

@@ -76,7 +76,7 @@ def check(notebook: Path, parameters: dict) -> dict:
     for name, value in parameters.items():
         if name not in declared:
             raise RunnerError(f"{notebook.stem} has no parameter {name!r}; it has {', '.join(declared)}")
-        kind = {"int": int, "float": float, "str": str, "bool": bool, "list": list}.get(declared[name])
+        kind = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}.get(declared[name])
         if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
             value = float(value)  # YAML takes 3e-4, without a point, for a word
         if kind is float and type(value) is int:
@@ -112,6 +112,18 @@ def run(notebook: Path, parameters: dict | None = None, *, folder: Path = EXECUT
             f"{notebook.stem} failed in cell {error.cell_index}; what ran is in {executed}\n{trace}"
         ) from None
     return executed
+
+
+def _read_parameters(file: str) -> dict:
+    import yaml
+
+    try:
+        parameters = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunnerError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(parameters, dict):
+        raise RunnerError(f"{file} must hold parameters and their values")
+    return parameters
 
 
 def run_profile(
@@ -172,9 +184,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
     )
+    parser.add_argument(
+        "-f",
+        dest="files",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML of parameters, as papermill -f takes",
+    )
     options = parser.parse_args(argv)
     try:
-        parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
+        parameters = {name: value for file in options.files for name, value in _read_parameters(file).items()}
+        parameters |= {name: yaml.safe_load(value) for name, value in options.parameters}
         run_profile(options.profile, only=options.only, data=options.data, parameters=parameters)
     except (RunnerError, yaml.YAMLError, FileExistsError) as error:
         print(f"faces.notebooks: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import nn
 from faces import batches, data, evaluation, export, losses, models, training
 from faces.augment import Augment
 from faces.images import ImageError
-from faces.predict import ARTIFACTS, ROOT
+from faces.predict import ARTIFACTS, ROOT, Model
 
 SIDE_TASKS = ("age_group", "race")
 AUGMENT = Augment(rotate=15, shift=0.08, zoom=(0.6, 1.3), brightness=0.25, contrast=0.25, grey=0.1, coarse=0.15)
@@ -126,7 +127,7 @@ def described(recipe: Recipe) -> dict:
     return asdict(recipe) | {"weights": str(recipe.weights)}
 
 
-def load(folder: str | os.PathLike) -> tuple[models.Finetuned, dict]:
+def load(folder: str | os.PathLike) -> tuple[nn.Module, dict]:
     """The network of a model folder that ``publish`` wrote, and what its ``metrics.json`` says.
 
     Raises
@@ -136,12 +137,19 @@ def load(folder: str | os.PathLike) -> tuple[models.Finetuned, dict]:
     folder = Path(folder)
     try:
         about = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "weights.safetensors")
-    except (OSError, SafetensorError) as error:
+        tensors, shape = load_file(folder / "weights.safetensors"), about["recipe"]
+        name, width = shape.get("network", "mobilenet_v2"), shape.get("width")
+        if name == "mobilenet_v2":
+            model = models.mobilenet_v2(len(tensors["classifier.bias"]), width=width, weights="random")
+        else:
+            outputs = len(Model(folder).classes)
+            builders = {"small_resnet": partial(models.small_resnet, width=width), "cartoon_cnn": models.cartoon_cnn}
+            model = builders[name](outputs)
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise models.WeightsError(f"no trained model in {folder}: {error}") from error
-    outputs = len(tensors["classifier.bias"])
-    model = models.mobilenet_v2(outputs, width=about["recipe"]["width"], weights="random")
-    model.load_state_dict(tensors)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise models.WeightsError(f"{folder}/metrics.json does not say which network its weights are of") from None
     return model.eval(), about
 
 
@@ -204,7 +212,7 @@ def decayed(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dic
 
 
 def publish(
-    model: models.Finetuned,
+    model: nn.Module,
     folder: str | os.PathLike,
     *,
     manifest: pd.DataFrame,
@@ -267,7 +275,7 @@ def publish(
 
 def card_of(figures: dict, manifest: pd.DataFrame, label: str, size: int) -> str:
     """The model card of a classifier of ``label`` that was trained on the manifest's training photos."""
-    about_faces = label in ("gender", *SIDE_TASKS)
+    about_faces = label in ("gender", "glasses", *SIDE_TASKS)
     what = "crop of one face" if about_faces else "picture"
     return export.model_card(
         figures["model"],

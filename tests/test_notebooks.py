@@ -41,7 +41,7 @@ def test_form(notebook):
 
 def test_parameters_are_typed_commented_and_computed_from_nothing(notebook):
     for line in notebook.cells[1].source.splitlines():
-        name, value = re.fullmatch(r"(\w+: (?:int|float|str|bool|list)) = (.+?)  # .{10,}", line).groups()
+        name, value = re.fullmatch(r"(\w+: (?:int|float|str|bool|list|dict)) = (.+?)  # .{10,}", line).groups()
         yaml.safe_load(value)
         assert "(" not in value, name
 
@@ -53,8 +53,10 @@ def test_linked_figures_are_committed_and_written_by_their_own_notebook(notebook
     assert linked
     for name in linked:
         assert (notebooks.ROOT / "figures" / f"{name}.png").is_file()
-        stem = re.sub(r"_(utkface|fairface)$", "_{source}", name)
-        assert f'"{stem}"' in source
+        # A figure of each source or set is named by an f-string.
+        kinds = {r"_(utkface|fairface|glasses)$": "_{source}", r"_(color6|gray14)$": "_{name}"}
+        stems = [re.sub(ending, variable, name) for ending, variable in kinds.items()]
+        assert any(f'"{stem}"' in source for stem in stems)
 
 
 @pytest.mark.parametrize("profile", ["demo", "full"])
@@ -108,6 +110,20 @@ def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, parameters,
 def test_numbers_reach_the_notebook_as_it_wants_them(tmp_path):
     assert notebooks.check(little_notebook(tmp_path), {"rate": 1, "n": 2}) == {"rate": 1.0, "n": 2}
     assert notebooks.check(little_notebook(tmp_path), {"rate": "3e-4"}) == {"rate": 3e-4}
+
+
+def test_a_file_of_parameters_is_one_of_papermills(tmp_path, monkeypatch, capsys):
+    path, given = little_notebook(tmp_path), {}
+    monkeypatch.setattr(notebooks, "find", lambda only=(): [path])
+    monkeypatch.setattr(notebooks, "read_profile", lambda _: {})
+    monkeypatch.setattr(notebooks, "run", lambda path, parameters, **_: given.update(parameters) or path)
+    file = tmp_path / "mine.yaml"
+    file.write_text("n: 5\nrate: 0.5\n")
+    assert notebooks.main(["-f", str(file), "-p", "n", "7"]) == 0
+    assert given == {"n": 7, "rate": 0.5}
+    file.write_text("- 1\n")
+    assert notebooks.main(["-f", str(file)]) == 2 and "must hold parameters and their values" in capsys.readouterr().err
+    assert notebooks.main(["-f", str(tmp_path / "none.yaml")]) == 2 and "cannot be read" in capsys.readouterr().err
 
 
 def test_own_photos_take_the_place_of_all_the_profiles_photos(tmp_path, monkeypatch):
