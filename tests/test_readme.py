@@ -92,3 +92,28 @@ def test_the_sample_answer_is_what_process_py_says(tmp_path):
     for path in (notebooks.ROOT / "samples").iterdir():
         assert Image.open(path).size == (256, 256)
         assert path.name in README
+
+
+def with_interval(figure):
+    return "{value:.3f} ({low:.3f} – {high:.3f})".format(**figure)
+
+
+def test_glasses_are_found_as_well_as_measured():
+    metrics = metrics_of("glasses_cnn")
+    [(size, *quoted)] = [row for row in rows("glasses_cnn", cells=8)]
+    found = metrics["detection"]
+    assert size == f"{(predict.ARTIFACTS / 'glasses_cnn' / 'model.onnx').stat().st_size / 1e6:.2f} MB"
+    assert quoted[:2] == [with_interval(found[name]) for name in ("f1", "auc")]
+    shares = ("accuracy", "balanced_accuracy", "precision", "recall")
+    assert quoted[2:] == [percent(found[name]["value"]) for name in shares]
+
+
+@pytest.mark.parametrize("model", ["simpsons_color6", "simpsons_gray14"])
+def test_characters_are_told_apart_as_well_as_measured(model):
+    metrics = metrics_of(model)
+    [(characters, pictures, _, f1, accuracy, plain, careless)] = rows(model, cells=8)
+    [test] = metrics["test"].values()
+    assert (characters, pictures) == (str(len(metrics["f1_by_class"])), f"{test['photos']:,}")
+    assert (f1, plain) == (with_interval(metrics["f1"]), with_interval(metrics["plain"]))
+    assert accuracy == percent(test["accuracy"]["value"])
+    assert careless == f"{metrics['splits']['random split']['f1']:.3f}"
