@@ -137,12 +137,15 @@ def run_profile(
     """Run notebooks with a profile's parameters and, over those, ``parameters``; return the executed copies.
 
     ``data`` takes the place of all the profile's photos: as ``data_dirs``, with ``elsewhere_dirs`` and ``more_dirs``
-    left empty.
+    left empty; notebooks that read other photos, such as cartoons, then run only where ``only`` names them.
     ``parameters`` reach every notebook that has them; one that none of the notebooks has is refused, and nothing is
     run unless all parameters of all notebooks are good.
     """
+    data, only = list(data), list(only)
     blocks, notebooks, parameters = read_profile(profile), find(only), parameters or {}
     declared = {notebook: parameters_of(notebook) for notebook in notebooks}
+    if data and not only:
+        notebooks = [notebook for notebook in notebooks if "data_dirs" in declared[notebook]]
     for name in parameters:
         if not any(name in names for names in declared.values()):
             known = sorted(set().union(*declared.values()))

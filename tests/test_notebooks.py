@@ -131,7 +131,7 @@ def test_own_photos_take_the_place_of_all_the_profiles_photos(tmp_path, monkeypa
     monkeypatch.setattr(notebooks, "run", lambda path, parameters, **_: given.setdefault(path.stem, parameters))
     monkeypatch.chdir(tmp_path)
     notebooks.run_profile("full", data=["mine", "yours"], parameters={"epochs": 3})
-    assert list(given) == NAMES
+    assert list(given) == [name for name in NAMES if "simpsons" not in name]  # they are not about faces
     for parameters in given.values():
         assert parameters["data_dirs"] == [str(tmp_path / "mine"), str(tmp_path / "yours")]
     assert given["02_train_gender_cnn"]["elsewhere_dirs"] == [] and given["02_train_gender_cnn"]["epochs"] == 3
