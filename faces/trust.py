@@ -1,0 +1,88 @@
+"""Whether a model file is the one that was published: ``artifacts/SHA256SUMS`` lists what may be used.
+
+The list is in the form of ``sha256sum``, so that ``cd artifacts && sha256sum -c SHA256SUMS`` checks it too. Whoever
+exports or copies a model folder of their own adds it with ``python -m faces.trust FOLDER``. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from faces.files import whole_file
+
+LIST = "SHA256SUMS"
+
+
+class TrustError(Exception):
+    """A model file is not the one that was published, or nobody vouches for it."""
+
+
+def read(folder: Path) -> dict[str, str]:
+    """Path below ``folder`` -> SHA-256, from its list; empty where there is none."""
+    try:
+        lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+    return {name.lstrip("*"): digest for digest, name in pairs}
+
+
+def verified(path: str | os.PathLike) -> bytes:
+    """The content of a model's file, if the list beside its folder says that it is this.
+
+    It is the content that is checked and returned, so nothing can be swapped in between.
+
+    Raises
+    ------
+    TrustError : the file is not in the list, or differs from what it says.
+    OSError : it cannot be read.
+    """
+    path = Path(path).resolve()
+    content, home = path.read_bytes(), path.parent.parent
+    listed = read(home).get(path.relative_to(home).as_posix())
+    if listed is None:
+        raise TrustError(f"is not listed in {home / LIST}; if you trust it: python -m faces.trust {path.parent}")
+    if hashlib.sha256(content).hexdigest() != listed:
+        raise TrustError(f"is not what {home / LIST} lists: it is damaged or was swapped; fetch it again")
+    return content
+
+
+def vouch(folder: str | os.PathLike) -> list[str]:
+    """Add the ONNX files of a model folder to the list beside it; returns their names there.
+
+    Raises
+    ------
+    FileNotFoundError : the folder holds none.
+    """
+    folder = Path(folder).resolve()
+    files = sorted(folder.glob("*.onnx"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no model")
+    home, sums = folder.parent, read(folder.parent)
+    known = {name: digest for name, digest in sums.items() if (home / name).parent != folder}
+    added = {path.relative_to(home).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    with whole_file(home / LIST) as file:
+        file.writelines(f"{digest}  {name}\n" for name, digest in sorted((known | added).items()))
+    return list(added)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``python -m faces.trust FOLDER…``: vouch for model folders; 0, or 2 with the reason on stderr."""
+    folders = sys.argv[1:] if argv is None else argv
+    if not folders or any(folder.startswith("-") for folder in folders):
+        print(__doc__.split("\n\n")[1], file=sys.stderr)
+        return 2
+    try:
+        for folder in folders:
+            print(*vouch(folder), sep="\n")
+    except OSError as error:
+        print(f"faces.trust: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
