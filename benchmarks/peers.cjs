@@ -1,4 +1,5 @@
-// AgeGenderNet of @vladmandic/face-api for peers.py: node peers.cjs FOLDER_OF_node_modules gender|age
+// Networks of @vladmandic/face-api: node peers.cjs FOLDER_OF_node_modules gender|age|faces_ssd|faces_tiny
+// for peers.py (AgeGenderNet) and face_finders.py (its two detectors, whose answers are lists of boxes).
 // On stdin photos, each as height and width (two little-endian 32-bit numbers) and its RGB bytes;
 // on stdout a line of JSON when ready, and one for each photo: {"answer": "male", "seconds": 0.01}.
 const fs = require('fs');
@@ -27,6 +28,12 @@ function read(length) {
 
 async function predict(pixels, height, width) {
   const photo = tf.tensor3d(pixels, [height, width, 3], 'int32');
+  if (task.startsWith('faces_')) {
+    const options = task === 'faces_ssd' ? new faceapi.SsdMobilenetv1Options() : new faceapi.TinyFaceDetectorOptions();
+    const found = await faceapi.detectAllFaces(photo, options);
+    photo.dispose();
+    return found.map(({ box }) => [box.left, box.top, box.right, box.bottom]);
+  }
   const both = await faceapi.nets.ageGenderNet.predictAgeAndGender(photo);
   photo.dispose();
   return both[task];
@@ -36,7 +43,8 @@ async function main() {
   tf.env().set('WASM_HAS_MULTITHREAD_SUPPORT', false); // one thread, as the others
   wasm.setWasmPaths(path.join(home, 'node_modules/@tensorflow/tfjs-backend-wasm/dist/'));
   if (!(await tf.setBackend('wasm'))) throw new Error('no WASM backend');
-  await faceapi.nets.ageGenderNet.loadFromDisk(path.join(home, 'node_modules/@vladmandic/face-api/model'));
+  const network = { faces_ssd: 'ssdMobilenetv1', faces_tiny: 'tinyFaceDetector' }[task] || 'ageGenderNet';
+  await faceapi.nets[network].loadFromDisk(path.join(home, 'node_modules/@vladmandic/face-api/model'));
   for (let i = 0; i < 20; i += 1) await predict(new Uint8Array(128 * 128 * 3), 128, 128); // the compiler warms up
   const packages = ['@vladmandic/face-api', '@tensorflow/tfjs', '@tensorflow/tfjs-backend-wasm'];
   answer({ node: process.versions.node, ...Object.fromEntries(packages.map((name) => [name, version(name)])) });

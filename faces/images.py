@@ -18,6 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Files that desktops leave in folders; they are nobody's photos and nobody's errors.
 LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized", ".directory", ".picasa.ini", "icon\r"}
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES |= {".avif", ".heic", ".heif"}
+HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}  # brands, from the 9th byte on
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 150_000_000  # a 150-megapixel camera frame; more is taken for a decompression bomb
 
@@ -36,18 +38,24 @@ def is_litter(name: str) -> bool:
 
 
 def open_rgb(
-    path: str | os.PathLike | BinaryIO, size: int | None = None, *, max_pixels: int | None = None
+    path: str | os.PathLike | BinaryIO,
+    size: int | None = None,
+    *,
+    least: int | None = None,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Open a picture as 8-bit RGB, the right way up.
 
     Parameters
     ----------
-    path : of a file in any format that Pillow reads, or such a file opened for reading; of an animation, the first
-        frame.
+    path : of a file in any format that Pillow reads, or HEIC where pillow-heif is installed, or such a file opened for
+        reading; of an animation, the first frame.
     max_pixels : that it may have, default ``MAX_PIXELS``; more is refused before it is decoded.
     size : where only a ``size`` × ``size`` square is wanted in the end. The picture is then cut to its
         central square and scaled down to it with antialiasing; JPEGs are decoded at a fraction of
         their size where that is enough (at least twice ``size``), which is many times faster.
+    least : where not more detail is wanted than a long side of so many pixels shows; the whole picture comes back, a
+        large JPEG at the smallest fraction of its size that has as many.
 
     Returns
     -------
@@ -67,6 +75,9 @@ def open_rgb(
                 raise ImageError("a PostScript program, not a picture")  # Pillow would have Ghostscript run it
             if size:
                 image.draft("RGB", (2 * size, 2 * size))
+            elif least:
+                scale = min(1.0, least / max(image.size))
+                image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
             image.load()
             if image.getexif().get(ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)
@@ -75,8 +86,11 @@ def open_rgb(
     except ImageError:
         raise
     except UnidentifiedImageError:
-        empty = not path.seek(0, 2) if hasattr(path, "seek") else Path(path).stat().st_size == 0
-        raise ImageError("empty file" if empty else "not a picture in a known format") from None
+        beginning = _beginning(path)
+        if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC and "HEIF" not in Image.OPEN:
+            _read_heic()
+            return open_rgb(path, size, least=least, max_pixels=max_pixels)
+        raise ImageError("not a picture in a known format" if beginning else "empty file") from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error)) from None
     except MemoryError:
@@ -85,6 +99,27 @@ def open_rgb(
         raise ImageError(error.strerror or str(error) or type(error).__name__) from None
     except Exception as error:  # Pillow's decoders meet hostile bytes with many kinds of exception
         raise ImageError(f"damaged picture ({type(error).__name__}: {error})") from None
+
+
+def _beginning(path: str | os.PathLike | BinaryIO) -> bytes:
+    if hasattr(path, "seek"):
+        path.seek(0)
+        beginning = path.read(12)
+        path.seek(0)
+        return beginning
+    with Path(path).open("rb") as file:
+        return file.read(12)
+
+
+def _read_heic() -> None:
+    """Have Pillow read HEIC from now on."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError("HEIC, which pillow-heif reads: pip install pillow-heif") from None
+    pillow_heif.register_heif_opener()
+    if "HEIF" not in Image.OPEN:  # or whoever asked would ask for ever
+        raise ImageError("HEIC, which this pillow-heif does not read")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
