@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import shutil
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several at a time, each with as many threads as there are cores, would wait for each other in busy loops.
@@ -18,3 +19,25 @@ def drawn_faces(tmp_path_factory):
     Made once for all tests, so read from it only: a test that changes files draws its own with `demo.make`.
     """
     return demo.make(tmp_path_factory.mktemp("drawn") / "faces", 120, size=64)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, by selenium.
+
+    Needs it, its driver and selenium (`apt-get install chromium chromium-driver`, `pip install selenium`); without
+    them, what asks for it is skipped.
+    """
+    webdriver = pytest.importorskip("selenium.webdriver")
+    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    chromium, driver = next(filter(None, found), None), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("Chromium or its driver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=800,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield running
+    running.quit()

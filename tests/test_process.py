@@ -13,10 +13,13 @@ import pytest
 import tiny_model
 from PIL import Image
 
+from faces import trust
 from faces.predict import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNTIME = ("process.py", "faces/__init__.py", "faces/files.py", "faces/images.py", "faces/predict.py")
+RUNTIME = ("process.py", "faces/__init__.py") + tuple(
+    f"faces/{name}.py" for name in ("command", "files", "finding", "images", "predict", "results", "trust")
+)
 TIMEOUT = 60  # seconds
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, signals and permissions as POSIX has them")
 not_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
@@ -31,6 +34,8 @@ def tool(tmp_path_factory):
         shutil.copy(ROOT / name, folder / name)
     for model in TASKS.values():
         tiny_model.write(folder / "artifacts" / model, age=model.startswith("age"))
+    shutil.copytree(ROOT / "artifacts" / "face_finder", folder / "artifacts" / "face_finder")
+    trust.vouch(folder / "artifacts" / "face_finder")
     return folder
 
 
@@ -180,7 +185,7 @@ def troubled(tmp_path):
 
 def test_unreadable_files_are_reported_and_the_good_ones_labelled(tool, results, troubled):
     folder, bad = troubled
-    done = process(tool, folder)
+    done = process(tool, folder, "--faces", "crop")
     assert done.returncode == 1
     assert json.loads(results.read_text()) == {"good.jpg": "red", "good_2.jpg": "blue"}
     reasons = json.loads(errors_beside(results).read_text())
@@ -192,7 +197,7 @@ def test_unreadable_files_are_reported_and_the_good_ones_labelled(tool, results,
 
     for name in bad:
         (folder / name).unlink()
-    done = process(tool, folder)
+    done = process(tool, folder, "--faces", "crop")
     assert (done.returncode, done.stderr) == (0, "")
     assert not errors_beside(results).exists()
 
@@ -230,6 +235,7 @@ def test_refusals(tool, results, tmp_path, arguments, complaint):
     picture(tmp_path / "photos" / "a.jpg", "red")
     (tmp_path / "garbage").mkdir()
     (tmp_path / "garbage" / "model.onnx").write_bytes(b"\x08\x07garbage" * 50)
+    trust.vouch(tmp_path / "garbage")
     garbage = str(tmp_path / "garbage")
     results.write_text("old")
     done = process(tool, tmp_path / "photos", *(garbage if part == "GARBAGE" else part for part in arguments))
@@ -243,7 +249,7 @@ def test_refusals(tool, results, tmp_path, arguments, complaint):
 def test_help(tool):
     done = process(tool, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) < 45
+    assert len(done.stdout.splitlines()) < 60
     assert "\n  python process.py photos --recursive " in done.stdout
 
 
@@ -254,10 +260,10 @@ import signal, sys, time
 from faces import images
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
 decode = images.decode_sizes
-def slowly(path, sizes):
+def slowly(path, sizes, **options):
     print("decoding", flush=True)
     time.sleep(0.05)
-    return decode(path, sizes)
+    return decode(path, sizes, **options)
 images.decode_sizes = slowly
 import runpy
 runpy.run_path("process.py", run_name="__main__")
@@ -265,21 +271,27 @@ runpy.run_path("process.py", run_name="__main__")
 
 
 @posix
-def test_ctrl_c_leaves_the_old_results(tool, tmp_path):
+def test_ctrl_c_leaves_the_old_results_and_what_to_go_on_from(tool, tmp_path):
     for number in range(400):
         picture(tmp_path / "photos" / f"{number}.jpg", "red")
     output = tmp_path / "labels.json"
     output.write_text("old")
-    command = [sys.executable, "-c", SLOWLY, tmp_path / "photos", "--output", output, "--batch-size", "4"]
+    command = [sys.executable, "-c", SLOWLY, tmp_path / "photos", "--output", output, "--faces", "crop"]
     with subprocess.Popen(
         command, cwd=tool, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
         child.stdout.readline()
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=TIMEOUT)
-    assert (child.returncode, err) == (130, "process.py: interrupted; nothing was written\n")
+    assert (child.returncode, err) == (
+        130,
+        "process.py: interrupted; the same command with --resume goes on from here\n",
+    )
     assert output.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.json", "photos"]
+    assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {".labels.json.journal", "labels.json", "photos"}
+    done = process(tool, tmp_path / "photos", "--output", output, "--resume", "--faces", "crop")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(output.read_text()) == {f"{number}.jpg": "red" for number in range(400)}
 
 
 # ---------------------------------------------------------------------------------------------- what it needs

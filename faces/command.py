@@ -1,0 +1,485 @@
+"""The command line of ``process.py``: pictures in, answers out, each file exactly once.
+
+What is found is kept on disk as it goes (``faces.results.Journal``) and takes its form at the end, so neither memory
+nor a killed process is a limit. Needs numpy, Pillow, onnxruntime and tqdm, and no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from faces import __version__, finding, results
+from faces.files import whole_file, write_json
+from faces.predict import (
+    ARTIFACTS,
+    ROOT,
+    TASKS,
+    UNKNOWN,
+    Model,
+    UsageError,
+    as_crop,
+    find_files,
+    printable,
+    records,
+)
+
+RESULTS, ERRORS, RUN = "process_results", "process_errors.json", "process_run.json"
+FINDER = "face_finder"  # the folder of the face finder in artifacts/
+KEPT = 64  # files that are put into the journal at once
+
+
+def process_folder(
+    folder: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    tasks: Mapping[str, Model],
+    names: Iterable[str] | None = None,
+    recursive: bool = False,
+    faces: str = "crop",
+    form: str = "json",
+    html: str | os.PathLike | None = None,
+    confidence: bool = False,
+    boxes: bool = False,
+    min_confidence: float | str = 0.0,
+    resume: bool = False,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> tuple[int, int]:
+    """Answer for every picture of a folder and write ``output``; return how many were read and how many could not be.
+
+    As ``json`` it becomes ``{"img_1.jpg": "male", …}`` sorted by name; ``faces.results.entry`` says what becomes of
+    more tasks, probabilities and faces. What could not be read is reported on stderr and written to
+    ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier run goes.
+    ``process_run.json`` tells how all of it came about. They appear only when complete; until then what was found is
+    kept in a journal beside them.
+
+    Parameters
+    ----------
+    tasks : name -> model; the answers of several come under these names.
+    names : paths below ``folder``, instead of those that are found there.
+    faces : "crop" (each picture is the crop of one face), "detect" (look for faces) or "auto" (look, unless the picture
+        is a crop already).
+    form : one of ``results.FORMATS``.
+    html : also write a page to look at there.
+    min_confidence : a face whose label has a lower probability is labelled "unknown" (its probability remains that of
+        the label it would have got); "auto" takes each classifier's own threshold.
+    resume : go on where a run that was cut short stopped.
+
+    Raises
+    ------
+    UsageError : "auto" confidence for a classifier that has no threshold; a face finder or pyarrow is missing.
+    results.JournalError : see ``results.Journal``.
+    """
+    for path in filter(None, (output, html)):  # before hours of work, not after
+        with suppress(_Enough), whole_file(path):
+            raise _Enough
+    began, started = time.monotonic(), datetime.now(UTC)
+    folder, output = os.fspath(folder), Path(output)
+    least = {task: _least(model, min_confidence) for task, model in tasks.items() if model.classes}
+    faces = looked_for(faces, tasks.values())
+    see = seer(faces, tasks.values())
+    if form == "parquet":
+        _needs("pyarrow", "parquet")
+    if names is None:
+        names = _without_ours(find_files(folder, recursive=recursive), folder, output)
+    asked = {"folder": os.path.realpath(folder), "faces": faces, "least": least}
+    models = {task: {"name": model.name, "sha256": model.sha256} for task, model in tasks.items()}
+    journal = results.Journal(_journal(output), asked | {"models": models}, resume=resume)
+    try:
+        todo = (name for name in names if name not in journal) if resume else names
+        said = records(tasks, folder, todo, see=see, least=least, batch_size=batch_size)
+        title = " and ".join(printable(model.name) for model in tasks.values())
+        bar = tqdm(unit="photo", desc=title, disable=None if progress and sys.stderr else True, leave=False)
+        with bar:
+            while part := list(islice(said, KEPT)):
+                journal.add(part)
+                for name, record in part:
+                    if "error" in record:
+                        tqdm.write(printable(f"{name}: {record['error']}"), file=sys.stderr)
+                bar.update(len(part))
+        read, failed = (journal.count(failed=which) for which in (False, True))
+        ages = [task for task, model in tasks.items() if not model.classes]
+        shape = {"tasks": list(tasks), "ages": ages, "confidence": confidence, "boxes": boxes}
+        if html:
+            from faces import report
+
+            report.write(journal.records(failed=False), html, folder=folder, tasks=list(tasks), ages=ages)
+        results.write(journal.records(failed=False), output, form, **shape)
+        _write_errors(journal, output.with_name(ERRORS), failed)
+        write_json(
+            output.with_name(RUN),
+            {
+                "faces": __version__,
+                "models": models,
+                "options": asked | {"form": form, "confidence": confidence, "boxes": boxes, "resumed": resume},
+                "output": output.name,
+                "files": {"read": read, "failed": failed},
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - began, 3),
+            },
+        )
+    except BaseException:
+        journal.close()
+        raise
+    journal.close(delete=True)
+    return read, failed
+
+
+class _Enough(Exception):
+    """It could be written."""
+
+
+def _journal(output: Path) -> Path:
+    return output.with_name(f".{output.name}.journal")
+
+
+def _write_errors(journal: results.Journal, path: Path, failed: int) -> None:
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    with whole_file(path) as file:
+        errors = results.JsonObject(file)
+        for name, record in journal.records(failed=True):
+            errors.add(name, record["error"])
+        errors.close()
+
+
+def looked_for(faces: str, models: Iterable[Model]) -> str:
+    """``faces`` as it is meant: "auto" becomes "crop" where a model answers about whole pictures, such as cartoons."""
+    return "crop" if faces == "auto" and not all(model.of_faces for model in models) else faces
+
+
+def seer(faces: str, models: Iterable[Model]):
+    """How a picture is looked at: a function of its path, sizes of squares and ``max_pixels``, as ``finding.look``.
+
+    Raises
+    ------
+    UsageError : faces are to be looked for and there is no finder.
+    """
+    faces = looked_for(faces, models)
+    return as_crop if faces == "crop" else partial(finding.look, finder=_finder(), crops=faces == "auto")
+
+
+def _finder() -> finding.Finder:
+    try:
+        return finding.Finder(ARTIFACTS / FINDER)
+    except finding.FinderError as error:
+        raise UsageError(f"no face finder: {printable(str(error))} (--faces crop does without one)") from None
+
+
+def _needs(package: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise UsageError(f"{package} is not installed: pip install '.[{extra}]' brings it")
+
+
+def list_folder(
+    folder: str | os.PathLike,
+    label: str,
+    *,
+    model: Model,
+    names: Iterable[str],
+    batch_size: int = 64,
+    min_confidence: float | str = 0.0,
+    faces: str = "crop",
+    end: str = "\n",
+    file: IO[str] | None = None,
+) -> tuple[int, int]:
+    """Print the paths of the pictures that show ``label``; return how many were read and how many could not be.
+
+    Paths begin with ``folder`` and are printed as they are found, each with ``end`` after it, so that a pipe can go on
+    with them. What could not be read is named on stderr.
+
+    Parameters
+    ----------
+    label : one of the model's classes; one face with it is enough.
+    min_confidence : that the label must have; "auto" as for ``process_folder``.
+    file : where to; standard output by default.
+    """
+    least, file = {"label": _least(model, min_confidence)}, file or sys.stdout
+    read = failed = 0
+    said = records({"label": model}, folder, names, see=seer(faces, [model]), least=least, batch_size=batch_size)
+    for name, record in said:
+        if "error" in record:
+            print(printable(f"{name}: {record['error']}"), file=sys.stderr)
+            failed += 1
+            continue
+        read += 1
+        if any(face["label"] == label for face in record["faces"]):
+            # Not a Path: it would drop "./", which saves names that begin with -.
+            path = os.path.join(folder, name)  # noqa: PTH118
+            # Names are bytes: one that is not UTF-8 comes out as it is on the disk.
+            file.buffer.write(os.fsencode(path + end))
+            file.buffer.flush()
+    return read, failed
+
+
+def _model_with(label: str, models: Iterable[str]) -> Model:
+    """The first of some models that has a class of that name; UsageError lists what there is."""
+    known: list[str] = []
+    for name in models:
+        try:
+            model = Model(name)
+        except UsageError:
+            continue  # a task whose model is not there cannot be meant
+        if label in model.classes:
+            return model
+        known += model.classes
+    labels = ", ".join(dict.fromkeys(known)) or "no labels"
+    raise UsageError(f"no model tells {printable(label)!r}; there are {labels}")
+
+
+def _least(model: Model, wanted: float | str) -> float:
+    if wanted != "auto":
+        return wanted
+    if model.abstain_below is None:
+        raise UsageError(f"{printable(model.name)} has no threshold of its own: give --min-confidence a number")
+    return model.abstain_below
+
+
+def _without_ours(names: Iterable[str], folder: str | os.PathLike, output: Path) -> Iterator[str]:
+    """``names`` less the files that are written, should they lie in the folder that is read."""
+    try:
+        below = output.parent.resolve().relative_to(Path(folder).resolve())
+    except ValueError:
+        return iter(names)
+    ours = (output.name, ERRORS, RUN)
+    written = [(below / name).as_posix() for name in ours]
+    unfinished = tuple((below / f".{name}.").as_posix() for name in ours)
+    return (name for name in names if name not in written and not name.startswith(unfinished))
+
+
+def read_names(file: IO[bytes]) -> Iterator[str]:
+    """Paths from a pipe, one a line, or each with a NUL after it where the first of them has one (``find -print0``).
+
+    Names are bytes: one that is not UTF-8 stays what it is. An empty line is no name.
+    """
+    rest, end = b"", None
+    while block := file.read(1 << 16):
+        rest += block
+        if end is None and (b"\0" in rest or b"\n" in rest):
+            end = b"\0" if b"\0" in rest else b"\n"
+        if end:
+            *whole, rest = rest.split(end)
+            yield from (os.fsdecode(name) for name in whole if name)
+    if rest:
+        yield os.fsdecode(rest)
+
+
+# ----------------------------------------------------------------------------------------------- the arguments
+
+EXAMPLES = f"""examples:
+  python process.py photos                         label the faces in every picture of the folder photos
+  python process.py photos --recursive             and of the folders below it
+  python process.py photos --tasks gender,age      gender, and age in years with its interval
+  python process.py photos --faces crop            every picture is the crop of one face: do not look for more
+  python process.py photos --confidence            write label and probability
+  python process.py photos --min-confidence 0.9    label "{UNKNOWN}" what is less sure than that
+  python process.py photos --format csv            one row a face; also jsonl, parquet
+  python process.py photos --html report.html      a page to look at, too
+  python process.py photos --resume                go on after an interruption
+  python process.py photos --list glasses          print the paths of photos in which glasses are worn, one a line
+  find . -name "*.jpg" | python process.py -       read the paths from a pipe
+
+exit status:
+  0    every file was read
+  1    some files could not be read; they are listed in {ERRORS}
+  2    nothing was written: wrong usage, no such folder or model, or no room for the results
+  130  interrupted; what was found is kept for --resume
+"""
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="process.py",
+        description=f"Label the faces in a folder of pictures; the answers go to {RESULTS}.json beside process.py.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder of pictures, or - to read paths from a pipe")
+    parser.add_argument("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
+    parser.add_argument("--recursive", action="store_true", help="look into folders below DIR; names become paths")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--tasks",
+        type=tasks_of,
+        metavar="TASK,…",
+        help=f"what to tell of each face: {', '.join(TASKS)}; TASK=MODEL has another model answer (default: gender)",
+    )
+    asked.add_argument("--model", help="one model alone: a folder in artifacts/, or a path")
+    parser.add_argument(
+        "--faces",
+        choices=("auto", "crop", "detect"),
+        default="auto",
+        help="take each picture as the crop of one face, or look for faces; auto looks whether it is a crop (default)",
+    )
+    parser.add_argument("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
+    parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
+    parser.add_argument(
+        "--min-confidence",
+        type=_probability,
+        default=0.0,
+        metavar="P",
+        help=f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)',
+    )
+    parser.add_argument("--format", choices=results.FORMATS, default="json", help="of the results (default: json)")
+    parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, filters and histograms there too")
+    parser.add_argument("--resume", action="store_true", help="go on where a run that was cut short stopped")
+    parser.add_argument(
+        "--list",
+        dest="listed",
+        metavar="LABEL",
+        help="write no file, print the paths of the pictures that show LABEL (e.g. glasses, female), one a line",
+    )
+    parser.add_argument("--null", action="store_true", help="with --list: end each path with a NUL, for xargs -0")
+    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="faces at once (default: 64)")
+    return parser.parse_args(argv)
+
+
+def tasks_of(text: str) -> dict[str, str]:
+    """Task -> model, from what ``--tasks`` was given."""
+    asked: dict[str, str] = {}
+    for part in text.split(","):
+        task, chosen, model = part.strip().partition("=")
+        if task in asked:
+            raise argparse.ArgumentTypeError(f"{task!r} is asked for twice")
+        if not task or (chosen and not model) or not (chosen or task in TASKS):
+            known = ", ".join(TASKS)
+            raise argparse.ArgumentTypeError(f"no task {part!r}; there are {known}, or name a model: TASK=MODEL")
+        asked[task] = model or TASKS[task]
+    return asked
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _probability(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a probability from 0 to 1 nor "auto"')
+    return value
+
+
+def _check(options: argparse.Namespace, output: Path) -> None:
+    """UsageError for what cannot be carried out as given."""
+    if options.listed is not None and (options.output or options.confidence or options.html or options.resume):
+        raise UsageError("--list writes no file and prints paths alone: leave the options for results out")
+    if options.null and options.listed is None:
+        raise UsageError("--null is for --list")
+    if not options.folder:
+        raise UsageError("DIR is empty; name a folder")
+    if options.folder == "-":
+        if options.recursive:
+            raise UsageError("--recursive is for folders; from a pipe come paths of files")
+        if options.resume:
+            raise UsageError("--resume is for folders: a pipe may bring other paths than before")
+    elif not Path(options.folder).is_dir():
+        what = "is a file, not a folder" if Path(options.folder).exists() else "does not exist"
+        raise UsageError(f"{printable(options.folder)} {what}")
+    for path in filter(None, (output, options.html and Path(options.html))):
+        if not path.parent.is_dir() or (path.exists() and not path.is_file()):
+            raise UsageError(f"cannot write {printable(str(path))}: name a file in a folder that exists")
+        if path.name.lower() in (ERRORS, RUN):
+            raise UsageError(f"cannot write {printable(str(path))}: that name is taken by what is written beside it")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns its exit status (see ``EXAMPLES``)."""
+    options = _arguments(argv)
+    output = ROOT / f"{RESULTS}.{options.format}" if options.output is None else Path(options.output)
+    try:
+        _check(options, output)
+        names = read_names(sys.stdin.buffer) if options.folder == "-" else None
+        folder = "" if names is not None else options.folder
+        if options.listed is not None:
+            return _list(options, folder, names)
+        if options.model is None:
+            asked = options.tasks or {"gender": TASKS["gender"]}
+            tasks = {task: Model(model) for task, model in asked.items()}
+        else:
+            model = Model(options.model)
+            tasks = {"label" if model.classes else "age": model}
+        if options.min_confidence and not any(model.classes for model in tasks.values()):
+            raise UsageError("--min-confidence is for labels, and ages alone were asked for")
+        read, failed = process_folder(
+            folder,
+            output,
+            tasks=tasks,
+            names=names,
+            recursive=options.recursive,
+            faces=options.faces,
+            form=options.format,
+            html=options.html,
+            confidence=options.confidence,
+            boxes=options.boxes,
+            min_confidence=options.min_confidence,
+            resume=options.resume,
+            batch_size=options.batch_size,
+        )
+    except (UsageError, results.JournalError) as error:
+        print(f"process.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"process.py: {error.strerror or error}: {printable(str(error.filename or output))}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("process.py: not enough memory; try a smaller --batch-size", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # An interrupt that strikes while Python waits for a lock comes out as its failure to release that lock.
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print("process.py: interrupted; the same command with --resume goes on from here", file=sys.stderr)
+        return 130
+    models = " and ".join(printable(model.name) for model in tasks.values())
+    print(f"{_count(read, 'photo')} labelled by {models} -> {printable(str(output))}")
+    if failed:
+        errors = printable(str(output.with_name(ERRORS)))
+        print(f"{_count(failed, 'file')} could not be read -> {errors}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _list(options: argparse.Namespace, folder: str, names: Iterable[str] | None) -> int:
+    asked = [options.model] if options.model else (options.tasks or TASKS).values()
+    model = _model_with(options.listed, asked)
+    try:
+        _, failed = list_folder(
+            folder,
+            options.listed,
+            model=model,
+            names=find_files(folder, recursive=options.recursive) if names is None else names,
+            batch_size=options.batch_size,
+            min_confidence=options.min_confidence,
+            faces=options.faces,
+            end="\0" if options.null else "\n",
+        )
+    except BrokenPipeError:  # whoever read has seen enough, as `head` has
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell says of a program that the signal SIGPIPE ended
+    return 1 if failed else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,140 @@
+"""Whatever lies in a folder, each file ends up exactly once: in the results or in the errors."""
+
+import io
+import json
+import os
+import sys
+
+import pytest
+import tiny_model
+from PIL import Image
+
+from faces import command, images, predict
+
+hypothesis = pytest.importorskip("hypothesis")
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+FORMS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA")
+
+
+def encoded(form, mode="RGB"):
+    content = io.BytesIO()
+    Image.linear_gradient("L").resize((40, 30)).convert(mode).save(content, form)
+    return content.getvalue()
+
+
+@st.composite
+def mangled(draw):
+    """A picture with some of its bytes changed, cut off or repeated."""
+    content = bytearray(encoded(draw(st.sampled_from(FORMS))))
+    for _ in range(draw(st.integers(0, 8))):
+        where = draw(st.integers(0, len(content) - 1))
+        content[where] = draw(st.integers(0, 255))
+    end = draw(st.integers(0, len(content)))
+    return bytes(content[:end]) + bytes(content[: draw(st.integers(0, 64))])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.binary(max_size=400), mangled()))
+def test_bytes_are_a_picture_or_an_image_error(content):
+    try:
+        picture = images.open_rgb(io.BytesIO(content), 16)
+    except images.ImageError as error:
+        assert str(error)
+    else:
+        assert picture.mode == "RGB" and picture.size == (16, 16)
+
+
+names = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="/\0"), min_size=1, max_size=30).filter(
+    lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200 and not images.is_litter(name)
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return predict.Model(tiny_model.write(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take fewer names")
+@settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@given(files=st.dictionaries(names, st.one_of(st.binary(max_size=200), mangled()), max_size=12))
+def test_every_file_is_answered_for_exactly_once(model, tmp_path_factory, files):
+    home = tmp_path_factory.mktemp("home")
+    (home / "photos").mkdir()
+    for name, content in files.items():
+        (home / "photos" / name).write_bytes(content)
+    output = home / "out.json"
+    counts = command.process_folder(home / "photos", output, tasks={"colour": model}, batch_size=3, progress=False)
+    results = json.loads(output.read_text("utf-8"))
+    errors = home / command.ERRORS
+    refused = json.loads(errors.read_text("utf-8")) if errors.exists() else {}
+    assert (len(results), len(refused)) == counts
+    assert sorted([*results, *refused]) == sorted(files)
+
+
+def test_files_that_go_grow_or_turn_into_others_while_the_run_goes_on(model, tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(9):
+        (photos / f"{number}.png").write_bytes(encoded("PNG"))
+    names = ["0.png", "1.png", "2.png", "3.png", "4.png"]
+
+    def walk(*_, **__):
+        for name in names:
+            if name == "1.png":
+                (photos / name).unlink()
+            if name == "2.png":
+                (photos / name).write_bytes(encoded("PNG")[:50])
+            if name == "3.png":
+                (photos / name).unlink()
+                (photos / name).mkdir()
+            yield name
+
+    monkeypatch.setattr(command, "find_files", walk)
+    output = tmp_path / "out.json"
+    assert command.process_folder(photos, output, tasks={"colour": model}, batch_size=1) == (2, 3)
+    assert sorted(json.loads((tmp_path / command.ERRORS).read_text())) == ["1.png", "2.png", "3.png"]
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "name"),
+    [
+        ("JPEG", "CMYK", "print.jpg"),
+        ("JPEG", "RGB", "really_a_jpeg.png"),
+        ("PNG", "I;16", "sixteen_bits.png"),
+        ("PNG", "1", "two_tones.png"),
+        ("GIF", "P", "palette.gif"),
+        ("WEBP", "RGBA", "see_through.webp"),
+        ("AVIF", "RGB", "new.avif"),
+    ],
+)
+def test_any_photo(model, tmp_path, form, mode, name):
+    if form == "AVIF" and ".avif" not in Image.registered_extensions():
+        pytest.skip("this Pillow knows no AVIF")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / name).write_bytes(encoded(form, mode))
+    assert command.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model}) == (1, 0)
+
+
+def heic():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    content = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(content, quality=90)
+    return content.getvalue()
+
+
+def test_heic_is_read_where_it_can_be(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "IMG_0001.HEIC").write_bytes(heic())
+    assert command.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model}) == (1, 0)
+    assert images.open_rgb(io.BytesIO(heic())).size == (64, 48)
+
+
+def test_heic_is_told_by_name_where_it_cannot(monkeypatch):
+    content = b"\0\0\0\x18ftypheic" + bytes(100)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    with pytest.raises(images.ImageError, match="pip install pillow-heif"):
+        images.open_rgb(io.BytesIO(content))

@@ -1,0 +1,505 @@
+"""The command line's work: what is written, what is refused, what becomes of an interruption."""
+
+import csv
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+
+from faces import command, files, images, predict, results, trust
+
+posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POSIX has them")
+
+
+def picture(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), colour).save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return predict.Model(folder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number, colour in enumerate(["red", "blue", "red", "red", "blue"]):
+        picture(tmp_path / "photos" / f"img_{number}.jpg", colour)
+    return tmp_path / "photos"
+
+
+COLOURS = {"img_0.jpg": "red", "img_1.jpg": "blue", "img_2.jpg": "red", "img_3.jpg": "red", "img_4.jpg": "blue"}
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def test_json_object_is_json(tmp_path):
+    pairs = {"a\n.jpg": "x", "ü 😀.jpg": {"label": "y", "probability": 0.5}, 'q"\\': "z", "😀 caf\udce9": "v"}
+    path = tmp_path / "file.json"
+    with files.whole_file(path) as file:
+        out = results.JsonObject(file)
+        for key, value in pairs.items():
+            out.add(key, value)
+        out.close()
+    assert json.loads(path.read_text("utf-8")) == pairs
+    assert "ü 😀.jpg" in path.read_text("utf-8")  # readable, not escaped
+
+
+# --------------------------------------------------------------------------------------------------- a folder
+
+
+def test_process_folder_counts_and_writes(model, photos, tmp_path):
+    (photos / "img_9.jpg").touch()
+    output = tmp_path / "labels.json"
+    assert command.process_folder(photos, output, tasks={"colour": model}, progress=False) == (5, 1)
+    assert json.loads(output.read_text()) == COLOURS
+    assert json.loads((tmp_path / command.ERRORS).read_text()) == {"img_9.jpg": "empty file"}
+
+
+def test_no_terminal_and_no_stderr_at_all(model, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert command.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}) == (5, 0)
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+@pytest.mark.parametrize("where", ["photos", "photos/below"])
+def test_what_is_written_is_not_read(model, photos, tmp_path, recursive, where):
+    picture(photos / "below" / "a.jpg", "red")
+    (photos / "img_9.jpg").touch()
+    (photos / f".{command.ERRORS}.x7_2").touch()  # left by a run that was killed
+    output = tmp_path / where / "labels.json"
+    unfinished = 1 if where == "photos/below" else 0
+    for _ in range(2):
+        counts = command.process_folder(photos, output, tasks={"colour": model}, recursive=recursive)
+        assert counts == (5 + recursive, 1 + unfinished)
+    assert output.parent / command.ERRORS in output.parent.iterdir()
+
+
+def test_an_interrupt_leaves_the_old_results(photos, folder, tmp_path, monkeypatch, capsys):
+    output, errors = tmp_path / "labels.json", tmp_path / command.ERRORS
+    output.write_text("old"), errors.write_text("old too")
+    decode = images.open_rgb
+
+    def interrupted(path, *rest, **options):
+        if path.endswith("img_3.jpg"):
+            raise KeyboardInterrupt
+        return decode(path, *rest, **options)
+
+    monkeypatch.setattr(images, "open_rgb", interrupted)
+    asked = [str(photos), "--output", str(output), "--model", str(folder), "--batch-size", "1"]
+    assert command.main(asked) == 130
+    assert (output.read_text(), errors.read_text()) == ("old", "old too")
+    assert capsys.readouterr().err == "process.py: interrupted; the same command with --resume goes on from here\n"
+    monkeypatch.setattr(images, "open_rgb", decode)
+    assert command.main([*asked, "--resume"]) == 0
+    assert json.loads(output.read_text()) == COLOURS
+    assert sorted(tmp_path.iterdir()) == sorted([output, photos, tmp_path / command.RUN])  # the journal is gone
+
+
+def test_want_of_memory_is_one_line(photos, folder, tmp_path, monkeypatch, capsys):
+    def starve(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "stack", starve)
+    assert command.main([str(photos), "--output", str(tmp_path / "a.json"), "--model", str(folder)]) == 2
+    assert capsys.readouterr().err == "process.py: not enough memory; try a smaller --batch-size\n"
+    assert not (tmp_path / "a.json").exists()
+
+
+# --------------------------------------------------------------------------------------------------- resuming
+
+
+def looked_at(monkeypatch):
+    """The names of the files that are opened from here on."""
+    seen, opened = [], images.open_rgb
+
+    def open_rgb(path, *rest, **options):
+        seen.append(os.path.basename(path))  # noqa: PTH119
+        return opened(path, *rest, **options)
+
+    monkeypatch.setattr(images, "open_rgb", open_rgb)
+    return seen
+
+
+def test_a_run_goes_on_without_redoing_or_losing_anything(photos, model, tmp_path, monkeypatch):
+    (photos / "img_9.jpg").touch()
+    output, kept = tmp_path / "labels.json", []
+    add = results.Journal.add
+
+    def killed(journal, records):
+        add(journal, records)
+        kept.extend(name for name, _ in records)
+        raise SystemExit  # as good as a kill -9: nothing is tidied up
+
+    monkeypatch.setattr(command, "KEPT", 2)
+    monkeypatch.setattr(results.Journal, "add", killed)
+    with pytest.raises(SystemExit):
+        command.process_folder(photos, output, tasks={"colour": model}, batch_size=1)
+    monkeypatch.setattr(results.Journal, "add", add)
+    assert kept == ["img_0.jpg", "img_1.jpg"] and not output.exists()
+    picture(photos / "img_00.jpg", "blue")  # new since then
+    (photos / "img_1.jpg").unlink()  # gone since then, but it was answered for
+    seen = looked_at(monkeypatch)
+    assert command.process_folder(photos, output, tasks={"colour": model}, resume=True) == (6, 1)
+    assert sorted(seen) == ["img_00.jpg", "img_2.jpg", "img_3.jpg", "img_4.jpg", "img_9.jpg"]
+    assert json.loads(output.read_text()) == COLOURS | {"img_00.jpg": "blue"}
+    assert json.loads((tmp_path / command.RUN).read_text())["files"] == {"read": 6, "failed": 1}
+
+
+def test_a_journal_of_other_options_is_refused_and_without_resume_dropped(photos, model, tmp_path, monkeypatch):
+    output = tmp_path / "labels.json"
+    monkeypatch.setattr(results, "write", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
+    with pytest.raises(OSError, match="No space left"):
+        command.process_folder(photos, output, tasks={"colour": model})
+    monkeypatch.undo()
+    with pytest.raises(results.JournalError, match="had other options or models"):
+        command.process_folder(photos, output, tasks={"other": model}, resume=True)
+    seen = looked_at(monkeypatch)
+    assert command.process_folder(photos, output, tasks={"other": model}) == (5, 0) and len(seen) == 5
+
+
+# ------------------------------------------------------------------------------------------------------ forms
+
+
+def rows_of(path, form):
+    if form == "jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if form == "csv":
+        return list(csv.DictReader(path.read_text().splitlines()))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    return parquet.read_table(path).to_pylist()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_every_form_says_the_same(photos, folder, ages, tmp_path, form):
+    output = tmp_path / f"labels.{form}"
+    asked = ["--tasks", f"colour={folder},age={ages}", "--format", form, "--output", str(output)]
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    assert command.main([str(photos), *asked]) == 0
+    rows = rows_of(output, form)
+    assert [row["file"] for row in rows] == sorted(COLOURS)
+    if form == "jsonl":
+        assert [row["faces"][0]["colour"] for row in rows] == [COLOURS[name] for name in sorted(COLOURS)]
+    else:
+        assert [row["colour"] for row in rows] == [COLOURS[name] for name in sorted(COLOURS)]
+        assert float(rows[0]["colour_probability"]) > 0.9
+        assert float(rows[0]["age_low"]) <= float(rows[0]["age"]) <= float(rows[0]["age_high"])
+
+
+def test_parquet_without_its_package_is_refused_before_anything_is_done(photos, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    asked = [str(photos), "--model", str(folder), "--format", "parquet", "--output", str(tmp_path / "a.parquet")]
+    assert command.main(asked) == 2
+    assert capsys.readouterr().err == "process.py: pyarrow is not installed: pip install '.[parquet]' brings it\n"
+
+
+def test_the_run_is_told_beside_the_results(photos, model, tmp_path):
+    command.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}, confidence=True)
+    run = json.loads((tmp_path / command.RUN).read_text())
+    assert run["models"] == {"colour": {"name": model.name, "sha256": model.sha256}}
+    assert run["files"] == {"read": 5, "failed": 0} and run["options"]["confidence"] is True
+    assert run["output"] == "labels.json" and run["seconds"] > 0
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\0"])
+def test_paths_come_from_a_pipe(photos, folder, tmp_path, monkeypatch, end):
+    wanted = [photos / "img_1.jpg", photos / "a b\nc.jpg" if end == b"\0" else photos / "a b.jpg"]
+    picture(wanted[1], "red")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(end.join(os.fsencode(path) for path in wanted))))
+    output = tmp_path / "labels.json"
+    assert command.main(["-", "--model", str(folder), "--output", str(output)]) == 0
+    assert json.loads(output.read_text()) == {str(wanted[0]): "blue", str(wanted[1]): "red"}
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 1 << 16])
+def test_names_are_split_wherever_the_pipe_breaks(block):
+    class Pipe(io.BytesIO):
+        def read(self, _size=-1):
+            return super().read(block)
+
+    assert list(command.read_names(Pipe(b"a\nbb\n\nccc"))) == ["a", "bb", "ccc"]
+    assert list(command.read_names(Pipe(b""))) == []
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.fixture
+def refused(photos, folder, tmp_path, capsys):
+    """Runs the command line with ``{photos}`` and so on filled in, and returns its one line of complaint."""
+
+    def run(*arguments):
+        places = {"photos": photos, "model": folder, "tmp": tmp_path}
+        before = sorted(tmp_path.rglob("*"))
+        try:
+            status = command.main([argument.format(**places) for argument in arguments])
+        except SystemExit as exit:  # argparse leaves this way
+            status = exit.code
+        out, err = capsys.readouterr()
+        *usage, line = err.splitlines()
+        assert (status, out) == (2, "")
+        assert line.startswith("process.py: ")
+        assert not usage or usage[0].startswith("usage: ")
+        assert sorted(tmp_path.rglob("*")) == before  # no results, no errors, nothing half made
+        return line.replace(str(tmp_path), "TMP")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["{tmp}/none"], "TMP/none does not exist"),
+        (["{photos}/img_0.jpg"], "TMP/photos/img_0.jpg is a file, not a folder"),
+        ([""], "DIR is empty; name a folder"),
+        ([], "the following arguments are required: DIR"),
+        (
+            ["{photos}", "--output", "{tmp}/no/a.json"],
+            "cannot write TMP/no/a.json: name a file in a folder that exists",
+        ),
+        (["{photos}", "--output", "{tmp}"], "cannot write TMP: name a file in a folder that exists"),
+        (["{photos}", "--output", ""], "cannot write .: name a file in a folder that exists"),
+        (
+            ["{photos}", "--output", "{tmp}/process_errors.json"],
+            "cannot write TMP/process_errors.json: that name is taken by what is written beside it",
+        ),
+        (["{photos}", "--batch-size", "0"], "argument --batch-size: '0' is not a whole number above 0"),
+        (["{photos}", "--batch-size", "x"], "argument --batch-size: 'x' is not a whole number above 0"),
+        (["{photos}", "--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_wrong_usage_is_refused_in_one_line(refused, arguments, complaint):
+    line = refused(
+        *arguments, *(["--model", "{model}", "--output", "{tmp}/a.json"] if "--output" not in arguments else [])
+    )
+    assert line.removeprefix("process.py: ").removeprefix("error: ") == complaint
+
+
+@posix
+def test_a_pipe_or_device_is_not_replaced_by_results(refused, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    line = refused("{photos}", "--output", "{tmp}/pipe")
+    assert line == "process.py: cannot write TMP/pipe: name a file in a folder that exists"
+
+
+def test_an_output_folder_that_takes_no_files(refused, monkeypatch):
+    def refuse(dir, prefix):
+        raise PermissionError(13, "Permission denied", f"{dir}/{prefix}x7_2")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    line = refused("{photos}", "--model", "{model}", "--output", "{tmp}/a.json")
+    assert line == "process.py: Permission denied: TMP/a.json"
+
+
+def test_unknown_model_lists_the_known_ones(refused, tmp_path, monkeypatch):
+    for name in ("zebra", "ant"):
+        tiny_model.write(tmp_path / "artifacts" / name)
+    (tmp_path / "artifacts" / "empty").mkdir()
+    monkeypatch.setattr(predict, "ARTIFACTS", tmp_path / "artifacts")
+    line = refused("{photos}", "--model", "cow", "--output", "{tmp}/a.json")
+    assert line == "process.py: no model 'cow': name a folder that holds a model.onnx, or one of ant, zebra"
+
+
+def test_unknown_model_where_there_is_none(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "ARTIFACTS", tmp_path / "nowhere")
+    assert refused("{photos}", "--model", "cow").endswith("or one of those in artifacts/ (there are none)")
+
+
+def write_garbage(folder):
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"\x08\x07garbage" * 50)
+    trust.vouch(folder)
+
+
+def swap(folder):
+    tiny_model.write(folder)
+    sums = (folder.parent / trust.LIST).read_bytes()
+    tiny_model.write(folder, classes=["left", "right"])
+    (folder.parent / trust.LIST).write_bytes(sums)
+
+
+def write_unlisted(folder):
+    tiny_model.write(folder)
+    (folder.parent / trust.LIST).unlink()
+
+
+@pytest.mark.parametrize(
+    ("write", "complaint"),
+    [
+        (swap, "is not what TMP/SHA256SUMS lists: it is damaged or was swapped"),
+        (write_unlisted, "is not listed in TMP/SHA256SUMS; if you trust it: python -m faces.trust TMP/odd"),
+        (write_garbage, "cannot be loaded"),
+        (lambda folder: tiny_model.write(folder, metadata={}), "was not written by faces.export"),
+        (lambda folder: tiny_model.write(folder, metadata={"faces": "{}"}), "was not written by faces.export"),
+        (lambda folder: tiny_model.write(folder, metadata={"faces": "["}), "cannot be loaded"),
+        (
+            lambda folder: tiny_model.write(folder, metadata={"faces": '{"classes": ["a", "b"], "size": 17}'}),
+            "cannot be loaded",
+        ),
+        (lambda folder: tiny_model.write(folder, outputs=3), "names 2 classes but answers two photos with (2, 3)"),
+    ],
+    ids=[
+        *("swapped", "unlisted", "garbage", "no metadata", "empty metadata", "damaged metadata", "other size"),
+        "other classes",
+    ],
+)
+def test_a_file_that_is_no_model_of_ours(refused, tmp_path, write, complaint):
+    write(tmp_path / "odd")
+    line = refused("{photos}", "--model", "{tmp}/odd", "--output", "{tmp}/a.json")
+    assert line.startswith(f"process.py: {os.path.join('TMP', 'odd', 'model.onnx')} {complaint}")  # noqa: PTH118
+
+
+def test_names_are_printed_without_control_characters():
+    assert predict.printable("a\nb\x1b[31m ü 😀 caf\udce9") == "a\\nb\\x1b[31m ü 😀 caf\\udce9"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")
+def test_a_name_that_is_not_utf8_is_found_and_read(model, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        picture(tmp_path / name, "red")
+    except OSError:
+        pytest.skip("this file system refuses the name")
+    answers = predict.predict_files({"colour": model}, tmp_path, predict.find_files(tmp_path))
+    assert [(name, "red")] == [(found, answer["colour"].label) for found, answer in answers]
+
+
+# ------------------------------------------------------------------------------------------------ abstaining
+
+
+def labels_of(photos, tmp_path, *arguments, model):
+    output = tmp_path / "labels.json"
+    status = command.main([str(photos), "--model", str(model), "--output", str(output), *arguments])
+    return status, json.loads(output.read_text()) if output.exists() else None
+
+
+@pytest.fixture
+def unsure(photos):
+    picture(photos / "img_5.jpg", (90, 0, 80))  # nearly as blue as red
+    return photos
+
+
+def test_what_is_not_sure_enough_is_unknown(unsure, tmp_path, folder):
+    plain = labels_of(unsure, tmp_path, model=folder)[1]
+    assert plain["img_5.jpg"] == "red"
+    assert labels_of(unsure, tmp_path, "--min-confidence", "0", model=folder)[1] == plain
+    found = labels_of(unsure, tmp_path, "--min-confidence", "0.99", "--confidence", model=folder)[1]
+    assert found["img_5.jpg"]["label"] == "unknown" and 0.5 < found["img_5.jpg"]["probability"] < 0.99
+    assert found["img_0.jpg"]["label"] == "red"
+
+
+def test_a_model_may_carry_its_own_threshold(unsure, tmp_path, folder, capsys):
+    about = {"classes": tiny_model.CLASSES, "size": tiny_model.SIZE, "abstain_below": 0.99}
+    careful = tiny_model.write(tmp_path / "careful", metadata={"faces": json.dumps(about)})
+    assert predict.Model(careful).abstain_below == 0.99
+    assert labels_of(unsure, tmp_path, "--min-confidence", "auto", model=careful)[1]["img_5.jpg"] == "unknown"
+    (tmp_path / "labels.json").unlink()
+    assert labels_of(unsure, tmp_path, "--min-confidence", "auto", model=folder) == (2, None)
+    assert "has no threshold of its own: give --min-confidence a number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["1.1", "-0.1", "nan", "sure", ""])
+def test_a_threshold_is_a_probability(value, photos, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(photos), "--min-confidence", value])
+    assert stopped.value.code == 2
+    assert 'is neither a probability from 0 to 1 nor "auto"' in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ several tasks
+
+
+@pytest.fixture(scope="module")
+def ages(tmp_path_factory):
+    """An age regressor that looks at larger squares than the classifier."""
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "ages", age=True, size=24)
+
+
+def test_an_age_regressor_gives_years_and_no_probabilities(ages):
+    model = predict.Model(ages)
+    assert (model.classes, model.coverage, model.size) == ((), 0.9, 24)
+    [age] = model.predict(np.full((1, 24, 24, 3), (200, 0, 0), np.uint8))
+    assert (age.years, age.low, age.high) == pytest.approx((20, 14.5, 25.5))
+    with pytest.raises(predict.UsageError, match="ages gives ages, not probabilities"):
+        model.probabilities(np.zeros((1, 24, 24, 3), np.uint8))
+
+
+def test_several_models_look_at_one_decoded_photo(photos, tmp_path, folder, ages, monkeypatch):
+    opened, open_rgb = [], images.open_rgb
+    monkeypatch.setattr(images, "open_rgb", lambda path, size=None, **_: opened.append(size) or open_rgb(path, size))
+    (photos / "img_9.jpg").touch()
+    output = tmp_path / "labels.json"
+    asked = ["--tasks", f"colour={folder},age={ages}", "--confidence", "--faces", "crop"]
+    assert command.main([str(photos), "--output", str(output), *asked]) == 1
+    assert opened == [24] * 6
+    found = json.loads(output.read_text())
+    assert list(found["img_0.jpg"]) == ["colour", "colour_probability", "age", "age_interval"]
+    assert {name: entry["colour"] for name, entry in found.items()} == COLOURS
+    assert found["img_0.jpg"]["age"] == 25.4 and found["img_1.jpg"]["age_interval"] == [0, 6]
+
+
+@pytest.mark.parametrize("how", [["--model", "{}"], ["--tasks", "age={}"]])
+def test_ages_alone(photos, tmp_path, ages, how):
+    output = tmp_path / "labels.json"
+    assert command.main([str(photos), "--output", str(output), how[0], how[1].format(ages)]) == 0
+    assert json.loads(output.read_text())["img_0.jpg"] == {"age": 25.4, "age_interval": [19, 31]}
+
+
+@pytest.mark.parametrize("batch_size", ["1", "2", "64"])
+def test_a_task_alone_is_plain_and_tells_the_same_beside_others(photos, tmp_path, folder, ages, batch_size):
+    output = tmp_path / "labels.json"
+    rest = ["--output", str(output), "--batch-size", batch_size, "--tasks"]
+    assert command.main([str(photos), *rest, f"colour={folder}"]) == 0
+    assert json.loads(output.read_text()) == COLOURS
+    assert command.main([str(photos), *rest, f"age={ages},colour={folder}"]) == 0
+    assert {name: entry["colour"] for name, entry in json.loads(output.read_text()).items()} == COLOURS
+
+
+@pytest.mark.parametrize(
+    ("wanted", "complaint"),
+    [
+        ("height", "no task 'height'; there are gender, age, glasses, or name a model: TASK=MODEL"),
+        ("gender,gender", "'gender' is asked for twice"),
+        ("", "no task ''"),
+        ("gender,", "no task ''"),
+        ("gender=", "no task 'gender='"),
+        ("=gender_cnn", "no task '=gender_cnn'"),
+    ],
+)
+def test_tasks_that_there_are_not(refused, wanted, complaint):
+    assert complaint in refused("{photos}", "--output", "{tmp}/a.json", "--tasks", wanted)
+
+
+def test_one_model_or_tasks_but_not_both(refused):
+    line = refused("{photos}", "--output", "{tmp}/a.json", "--tasks", "age", "--model", "{model}")
+    assert "not allowed with argument" in line
+
+
+def test_thresholds_are_for_labels(refused, ages, photos, tmp_path, folder):
+    rest = ["{photos}", "--output", "{tmp}/a.json", "--min-confidence", "0.99", "--tasks"]
+    assert refused(*rest, f"age={ages}").endswith("--min-confidence is for labels, and ages alone were asked for")
+    picture(photos / "img_5.jpg", (90, 0, 80))
+    assert command.main([part.format(photos=photos, tmp=tmp_path) for part in rest] + [f"a={ages},c={folder}"]) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["img_5.jpg"]["c"] == "unknown"
+
+
+def test_faces_are_looked_for_only_where_a_model_answers_about_faces(tmp_path):
+    cartoons = predict.Model(tiny_model.write(tmp_path / "cartoons", classes=["bart", "lisa"]))
+    glasses = predict.Model(tiny_model.write(tmp_path / "worn", classes=["glasses", "no_glasses"]))
+    years = predict.Model(tiny_model.write(tmp_path / "years", age=True))
+    assert command.looked_for("auto", [glasses, years]) == "auto"
+    assert command.looked_for("auto", [cartoons, glasses]) == "crop"
+    assert command.looked_for("detect", [cartoons]) == "detect"

@@ -1,0 +1,110 @@
+"""What a run found is kept batch by batch and takes every form that the schema allows, and no other."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from faces import results
+
+SCHEMA = json.loads(Path(results.__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
+CROP = {"faces": [{"gender": "male", "gender_probability": 0.98, "age": 34.2, "age_interval": [27, 42]}]}
+PLACED = {
+    "gender": "female",
+    "gender_probability": 0.7,
+    "age": 8.0,
+    "age_interval": [2, 13],
+    "box": [1.0, 2, 3, 4],
+    "score": 0.9,
+}
+GROUP = {"faces": [{**PLACED, "gender": "male"}, PLACED]}
+NONE = {"faces": []}
+
+
+@pytest.mark.parametrize(
+    ("record", "asked", "said"),
+    [
+        (CROP, {"tasks": ["gender"]}, "male"),
+        (CROP, {"tasks": ["gender"], "confidence": True}, {"label": "male", "probability": 0.98}),
+        (CROP, {"tasks": ["age"]}, {"age": 34.2, "age_interval": [27, 42]}),
+        (CROP, {"tasks": ["gender", "age"]}, {"gender": "male", "age": 34.2, "age_interval": [27, 42]}),
+        (CROP, {"tasks": ["gender"], "boxes": True}, [{"gender": "male"}]),
+        (NONE, {"tasks": ["gender"]}, "no_face"),
+        (NONE, {"tasks": ["gender"], "boxes": True}, []),
+        (
+            GROUP,
+            {"tasks": ["gender"]},
+            [{"gender": sex, "box": [1.0, 2, 3, 4], "score": 0.9} for sex in ("male", "female")],
+        ),
+    ],
+)
+def test_a_picture_in_the_json_form(record, asked, said):
+    jsonschema = pytest.importorskip("jsonschema")
+    assert results.entry(record, **asked) == said
+    jsonschema.validate({"a.jpg": said}, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        {"a.jpg": None},
+        {"a.jpg": 3},
+        {"a.jpg": ""},
+        {"a.jpg": {"label": "male", "probability": 1.2}},
+        {"a.jpg": [{"gender": "male", "box": [1, 2, 3]}]},
+        {"a.jpg": {"age": 3.0, "age_interval": [1.5, 2]}},
+    ],
+)
+def test_the_schema_refuses_what_is_never_written(wrong):
+    jsonschema = pytest.importorskip("jsonschema")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, SCHEMA)
+
+
+def test_flat_rows_are_one_a_face():
+    found = list(results.rows("a.jpg", GROUP, ["gender", "age"]))
+    assert [row["face"] for row in found] == [0, 1] and found[1]["gender"] == "female"
+    assert (found[0]["left"], found[0]["age_low"], found[0]["score"]) == (1.0, 2, 0.9)
+    [nobody] = results.rows("a.jpg", NONE, ["gender"])
+    assert nobody["face"] is None and nobody["gender"] is None
+    columns = results.columns(["gender", "age"], ["age"])
+    assert set(found[0]) == set(columns)
+
+
+def test_a_journal_keeps_whole_batches_in_order_of_names(tmp_path):
+    journal = results.Journal(tmp_path / "j", {"a": 1})
+    journal.add([("b", CROP), ("a\udce9", NONE)])
+    journal.add([("é", {"error": "gone"})])
+
+    def broken():
+        yield "c", CROP
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        journal.add(broken())
+    assert "b" in journal and "é" in journal and "c" not in journal
+    journal.close()
+    again = results.Journal(tmp_path / "j", {"a": 1}, resume=True)
+    assert [name for name, _ in again.records(failed=False)] == ["a\udce9", "b"]
+    assert list(again.records(failed=True)) == [("é", {"error": "gone"})]
+    assert (again.count(failed=False), again.count(failed=True)) == (2, 1)
+    again.close(delete=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_journal_is_not_touched(tmp_path):
+    (tmp_path / "j").write_bytes(b"dear diary" * 100)
+    with pytest.raises(results.JournalError, match="is no journal of a run, or damaged"):
+        results.Journal(tmp_path / "j", {}, resume=True)
+    assert (tmp_path / "j").read_bytes() == b"dear diary" * 100
+
+
+def test_a_full_disk_is_an_oserror(tmp_path):
+    journal = results.Journal(tmp_path / "j", {})
+    journal.store.execute("PRAGMA max_page_count = 12")
+    with pytest.raises(OSError, match="No space left") as error:
+        journal.add((f"{number:05}", CROP) for number in range(10_000))
+    assert error.value.filename == str(tmp_path / "j")
+    assert journal.count(failed=False) == 0  # the batch is not there in part
+    journal.close()
