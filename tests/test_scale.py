@@ -1,0 +1,106 @@
+"""Many machines say what one says, also when a worker is lost; on a local cluster of two workers."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+import tiny_model
+from PIL import Image
+
+from faces import command, predict
+
+ray = pytest.importorskip("ray")
+parquet = pytest.importorskip("pyarrow.parquet")
+from faces import scale  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(400):
+        path = folder / f"{number % 4}" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), (number % 256, 0, 255 - number % 256)).save(path)
+    (folder / "broken.jpg").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    home = tmp_path_factory.mktemp("models")
+    return {"colour": str(tiny_model.write(home / "tiny")), "age": str(tiny_model.write(home / "ages", age=True))}
+
+
+def rows(folder):
+    found = [row for path in sorted(folder.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]
+    return {row["file"]: row for row in found}, len(found)
+
+
+def expected(photos, models, tmp_path):
+    tasks = {task: predict.Model(model) for task, model in models.items()}
+    output = tmp_path / "one.jsonl"
+    command.process_folder(photos, output, tasks=tasks, recursive=True, form="jsonl", progress=False)
+    return {row["file"]: row["faces"][0] for row in map(json.loads, output.read_text().splitlines())}
+
+
+def check(found, count, wanted):
+    assert count == len(found) == len(wanted) + 1  # nobody twice
+    assert found["broken.jpg"]["error"] == "empty file" and found["broken.jpg"]["colour"] is None
+    for name, face in wanted.items():
+        assert (found[name]["colour"], found[name]["error"]) == (face["colour"], None)
+        assert found[name]["age"] == pytest.approx(face["age"], abs=0.11)
+        assert [found[name]["age_low"], found[name]["age_high"]] == face["age_interval"]
+
+
+def test_many_say_what_one_says(cluster, photos, models, tmp_path):
+    done = scale.run(str(photos), str(tmp_path / "out"), tasks=models, faces="crop", workers=2)
+    assert done["files"] == 401 and done["workers"] == 2
+    check(*rows(tmp_path / "out"), expected(photos, models, tmp_path))
+
+
+def test_a_lost_worker_costs_nothing_but_time(cluster, photos, models, tmp_path, monkeypatch):
+    lost = tmp_path / "lost"
+
+    class Slow(scale.Worker):
+        def __call__(self, batch):
+            time.sleep(0.2)
+            if not lost.exists():
+                lost.write_text(str(os.getpid()))
+            return super().__call__(batch)
+
+    monkeypatch.setattr(scale, "Worker", Slow)
+
+    def kill():
+        while not lost.exists():
+            time.sleep(0.05)
+        time.sleep(0.1)
+        os.kill(int(lost.read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    scale.run(str(photos), str(tmp_path / "out"), tasks=models, faces="crop", workers=2)
+    killer.join(timeout=60)
+    assert lost.exists()
+    check(*rows(tmp_path / "out"), expected(photos, models, tmp_path))
+
+
+def test_what_cannot_be_done_is_refused(cluster, photos, models, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    with pytest.raises(predict.UsageError, match="holds something already"):
+        scale.run(str(photos), str(tmp_path / "full"), tasks=models)
+    with pytest.raises(predict.UsageError, match="is no folder"):
+        scale.run(str(tmp_path / "none"), str(tmp_path / "out"), tasks=models)
+    with pytest.raises(predict.UsageError, match="no model 'cow'"):
+        scale.run(str(photos), str(tmp_path / "out"), tasks={"moo": "cow"})
