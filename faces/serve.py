@@ -5,8 +5,8 @@
   GET  /                   a page to drop a photo on
   GET  /health, /metrics   for those who watch over it; /docs describes all of it
 
-A photo comes as the field ``image`` of a form (``curl -F "image=@photo.jpg" …``) or as the body itself. It is decoded
-in memory: nothing is written to disk, and nothing is kept.
+A photo comes as the field ``image`` of a form (``curl -F "image=@photo.jpg" …``) or as the body itself. The answer is
+about the largest face in it. It is decoded in memory: nothing is written to disk, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from faces import __version__, images
-from faces.predict import TASKS, Age, Model, Prediction, UsageError, entry, tasks_of
+from faces import __version__, finding, images
+from faces.command import seer, tasks_of
+from faces.predict import TASKS, Age, Model, Prediction, UsageError, entry, place
 
 try:
     import uvicorn
@@ -61,7 +62,7 @@ UPLOAD = {
 REFUSALS = {
     413: {"description": "The photo is larger than the service takes."},
     415: {"description": "Neither a form nor an image."},
-    422: {"description": "No picture that can be decoded; the reason is in `detail`."},
+    422: {"description": "No picture that can be decoded, or nobody in it; the reason is in `detail`."},
     503: {"description": "Too many requests at once; try again after the seconds in `Retry-After`."},
 }
 
@@ -76,32 +77,40 @@ class Batches:
     ----------
     tasks : name -> model.
     size : photos a network sees at once.
+    faces : "auto", "crop" or "detect", as for ``process.py``.
+
+    Raises
+    ------
+    UsageError : there is no face finder.
     """
 
-    def __init__(self, tasks: Mapping[str, Model], size: int = BATCH_SIZE):
+    def __init__(self, tasks: Mapping[str, Model], size: int = BATCH_SIZE, faces: str = "auto"):
         self.tasks, self.size = dict(tasks), size
+        self.see = seer(faces, tasks.values())
         self.squares = sorted({model.size for model in tasks.values()}, reverse=True)
         self.sizes_seen: list[int] = []
         self.queue: asyncio.Queue = asyncio.Queue()
         self.decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
         self.network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
-    async def answer(self, photo: bytes) -> dict[str, Prediction | Age]:
-        """Every task's answer to a photo.
+    async def answer(self, photo: bytes) -> tuple[finding.Face | None, dict[str, Prediction | Age]]:
+        """The largest face of a photo (None where it is the crop of one) and every task's answer about it.
 
         Raises
         ------
-        images.ImageError : it cannot be decoded.
+        images.ImageError : it cannot be decoded, or no face was found.
         """
         loop = asyncio.get_running_loop()
-        squares = await loop.run_in_executor(self.decoders, self._decode, photo)
+        face, squares = await loop.run_in_executor(self.decoders, self._decode, photo)
         waiting = loop.create_future()
         self.queue.put_nowait((squares, waiting))
-        return await waiting
+        return face, await waiting
 
-    def _decode(self, photo: bytes) -> dict[int, np.ndarray]:
-        squares = images.decode_sizes(io.BytesIO(photo), self.squares, max_pixels=MAX_PIXELS)
-        return dict(zip(self.squares, squares, strict=True))
+    def _decode(self, photo: bytes) -> tuple[finding.Face | None, dict[int, np.ndarray]]:
+        faces, found = self.see(io.BytesIO(photo), self.squares, max_pixels=MAX_PIXELS)
+        if not faces:
+            raise images.ImageError("no face was found")
+        return faces[0], dict(zip(self.squares, found[0], strict=True))
 
     def _run(self, batch: list[dict[int, np.ndarray]]) -> list[dict[str, Prediction | Age]]:
         pixels = {size: np.stack([squares[size] for squares in batch]) for size in self.squares}
@@ -190,14 +199,22 @@ async def form_closed(form):
         await form.close()
 
 
-def create_app(tasks: Mapping[str, Model], *, batch_size: int = BATCH_SIZE, waiting: int = WAITING) -> FastAPI:
+def create_app(
+    tasks: Mapping[str, Model], *, batch_size: int = BATCH_SIZE, waiting: int = WAITING, faces: str = "auto"
+) -> FastAPI:
     """The service for some models.
 
     Parameters
     ----------
     tasks : name -> model; with "glasses" among them ``/glass_no_glass/`` answers too.
     waiting : requests at a time; those beyond get 503.
+    faces : "auto", "crop" or "detect", as for ``process.py``.
+
+    Raises
+    ------
+    UsageError : there is no face finder.
     """
+    batches = Batches(tasks, batch_size, faces)
     registry = CollectorRegistry()
     count = Counter("faces_requests", "Requests by path and status", ["path", "status"], registry=registry)
     seconds = Histogram("faces_request_seconds", "Time to answer, by path", ["path"], registry=registry)
@@ -206,16 +223,16 @@ def create_app(tasks: Mapping[str, Model], *, batch_size: int = BATCH_SIZE, wait
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
-        app.state.batches = Batches(tasks, batch_size)
-        worker = asyncio.create_task(app.state.batches.work())
+        batches.queue = asyncio.Queue()  # of this event loop
+        worker = asyncio.create_task(batches.work())
         yield
         worker.cancel()
-        app.state.batches.close()
+        batches.close()
 
     app = FastAPI(title="faces", version=__version__, description=__doc__, lifespan=lifespan)
-    app.state.present = 0
+    app.state.present, app.state.batches = 0, batches
 
-    async def ask(request: Request) -> dict[str, Prediction | Age]:
+    async def ask(request: Request) -> tuple[finding.Face | None, dict[str, Prediction | Age]]:
         path, started, status = request.scope["route"].path, time.perf_counter(), 500
         if app.state.present >= waiting:
             count.labels(path, 503).inc()
@@ -223,11 +240,11 @@ def create_app(tasks: Mapping[str, Model], *, batch_size: int = BATCH_SIZE, wait
         app.state.present += 1
         present.set(app.state.present)
         try:
-            answers = await app.state.batches.answer(await photo_of(request))
+            found = await batches.answer(await photo_of(request))
             status = 200
-            while app.state.batches.sizes_seen:
-                together.observe(app.state.batches.sizes_seen.pop())
-            return answers
+            while batches.sizes_seen:
+                together.observe(batches.sizes_seen.pop())
+            return found
         except HTTPException as error:
             status = error.status_code
             raise
@@ -242,15 +259,16 @@ def create_app(tasks: Mapping[str, Model], *, batch_size: int = BATCH_SIZE, wait
 
     @app.post("/predict", openapi_extra=UPLOAD, responses=REFUSALS)
     async def predict(request: Request) -> dict:
-        """Every task's answer: labels with their probability, ages with their interval."""
-        return entry(await ask(request))
+        """Every task's answer: labels with their probability, ages with their interval; and where the face is."""
+        face, answers = await ask(request)
+        return entry(answers) | place(face)
 
     if "glasses" in tasks:
 
         @app.post("/glass_no_glass/", openapi_extra=UPLOAD, responses=REFUSALS)
         async def glass_no_glass(request: Request) -> dict[str, str]:
             """`glass` if the face wears glasses, `no_glass` if not."""
-            answer = (await ask(request))["glasses"]
+            answer = (await ask(request))[1]["glasses"]
             return {"answer": "glass" if answer.label == "glasses" else "no_glass"}
 
     @app.get("/health")
@@ -278,6 +296,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8888, help="default: %(default)s")
     parser.add_argument("--tasks", type=tasks_of, default=TASKS, metavar="TASK,…", help=f"of {', '.join(TASKS)}")
+    parser.add_argument("--faces", choices=("auto", "crop", "detect"), default="auto", help="as for process.py")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="photos at once (%(default)s)")
     parser.add_argument("--waiting", type=int, default=WAITING, metavar="N", help="requests at once (%(default)s)")
     options = parser.parse_args(argv)
@@ -285,10 +304,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--batch-size and --waiting are numbers from 1")
     try:
         tasks = {task: Model(model) for task, model in options.tasks.items()}
+        app = create_app(tasks, batch_size=options.batch_size, waiting=options.waiting, faces=options.faces)
     except UsageError as error:
         print(f"faces.serve: {error}", file=sys.stderr)
         return 2
-    app = create_app(tasks, batch_size=options.batch_size, waiting=options.waiting)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
     return 0
 

@@ -1,11 +1,9 @@
 """The service's page in a real browser: a photo is dropped or chosen, the answer appears; nothing else is asked for.
 
-Needs Chromium, its driver and selenium (`apt-get install chromium chromium-driver`, `pip install selenium`); without
-them these tests are skipped.
+Needs what the fixture `browser` needs; without it these tests are skipped.
 """
 
 import base64
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,14 +18,10 @@ from PIL import Image
 from faces import predict
 
 pytest.importorskip("fastapi")
-webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-if not CHROMIUM or not DRIVER:
-    pytest.skip("Chromium or its driver is not installed", allow_module_level=True)
+pytest.importorskip("selenium")
 
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 # What a drop from the desktop is to a page: an event that carries files.
 DROP = """
@@ -59,18 +53,6 @@ def address(tmp_path_factory):
                 time.sleep(0.1)
         yield f"http://127.0.0.1:{port}/"
         server.terminate()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=800,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -60,6 +60,19 @@ def test_glass_or_no_glass(client):
         assert (reply.status_code, reply.json()) == (200, {"answer": answer})
 
 
+def test_the_largest_face_of_a_scene_is_answered_for(client):
+    data = pytest.importorskip("skimage.data")
+    scene, file = Image.new("RGB", (1200, 800), "grey"), io.BytesIO()
+    scene.paste(Image.fromarray(data.astronaut()), (500, 200))
+    scene.save(file, "JPEG")
+    found = client.post("/predict", **form(file.getvalue())).json()
+    left, top, right, bottom = found["box"]
+    assert (left + right) / 2 == pytest.approx(723, abs=15) and (top + bottom) / 2 == pytest.approx(316, abs=15)
+    assert found["score"] > 0.9 and found["glasses"] in ("glasses", "no_glasses")
+    nobody = client.post("/glass_no_glass/", **form(photo("grey", (1200, 800))))
+    assert (nobody.status_code, nobody.json()) == (422, {"detail": "no face was found"})
+
+
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/octet-stream", "form"])
 def test_predict_tells_every_task(client, kind):
     content = photo("red", kind="PNG") if kind == "image/png" else RED
@@ -163,7 +176,8 @@ def test_the_largest_that_is_taken_never_touches_the_disk(client, monkeypatch):
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
     content = photo(size=(900, 900), kind="BMP") + b"\0" * 3_000_000
     assert 5_000_000 < len(content) < serve.MAX_BYTES
-    assert client.post("/predict", **form(content)).status_code == 200
+    reply = client.post("/predict", **form(content))
+    assert reply.json() == {"detail": "no face was found"}  # it was decoded and looked at
 
 
 # ----------------------------------------------------------------------------------------------- all at once
@@ -181,7 +195,7 @@ def test_concurrent_requests_share_batches_and_get_their_own_answers(tasks):
             return tasks["glasses"].predict(pixels)
 
     async def storm():
-        app = serve.create_app({"glasses": Slow()}, batch_size=16)
+        app = serve.create_app({"glasses": Slow()}, batch_size=16, faces="crop")
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -201,7 +215,7 @@ def test_overload_is_answered_and_survived(tasks):
             return tasks["glasses"].predict(pixels)
 
     async def storm():
-        app = serve.create_app({"glasses": Slow()}, batch_size=2, waiting=4)
+        app = serve.create_app({"glasses": Slow()}, batch_size=2, waiting=4, faces="crop")
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -225,7 +239,7 @@ def test_a_network_that_fails_fails_its_batch_alone(tasks):
                 raise predict.UsageError("not today")
             return tasks["glasses"].predict(pixels)
 
-    with TestClient(serve.create_app({"glasses": Moody()}), raise_server_exceptions=False) as client:
+    with TestClient(serve.create_app({"glasses": Moody()}, faces="crop"), raise_server_exceptions=False) as client:
         assert client.post("/predict", **form(RED)).status_code == 500
         assert client.post("/predict", **form(RED)).status_code == 200
 
