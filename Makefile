@@ -63,6 +63,6 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 # uv installs torch and the rest in a third of pip's time; without it pip does the same.
 $(VENV)/.full: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[notebooks,serve,coreml,dev]' \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks,serve,coreml,dev]'
+		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[notebooks,serve,parquet,heic,coreml,dev]' \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks,serve,parquet,heic,coreml,dev]'
 	@touch $@ $(VENV)/.runtime

