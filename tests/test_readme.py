@@ -100,7 +100,7 @@ def with_interval(figure):
 
 def test_glasses_are_found_as_well_as_measured():
     metrics = metrics_of("glasses_cnn")
-    [(size, *quoted)] = [row for row in rows("glasses_cnn", cells=8)]
+    [(size, *quoted)] = rows("glasses_cnn", cells=8)
     found = metrics["detection"]
     assert size == f"{(predict.ARTIFACTS / 'glasses_cnn' / 'model.onnx').stat().st_size / 1e6:.2f} MB"
     assert quoted[:2] == [with_interval(found[name]) for name in ("f1", "auc")]
