@@ -52,7 +52,7 @@ def test_the_folder_is_complete_and_self_describing(exported):
     model, folder = exported
     names = {path.name for path in folder.iterdir()}
     assert names == {"model.onnx", "weights.safetensors", "metrics.json", "history.csv", "MODEL_CARD.md"}
-    assert {path.name for path in folder.parent.iterdir()} == {"net"}
+    assert {path.name for path in folder.parent.iterdir()} == {"net", "SHA256SUMS"}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test"] == METRICS["test"]
     assert metrics["export"]["images"] == 7 and metrics["export"]["largest_difference"] < 1e-4
@@ -95,7 +95,7 @@ def test_a_network_that_comes_out_different_is_not_written(tmp_path, monkeypatch
     with pytest.raises(export.ExportError, match="differs from the trained one"):
         write(folder, other)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+    assert {path.name for path in tmp_path.iterdir()} == {"net", "SHA256SUMS"}
 
 
 def test_an_export_must_be_compared_on_something(tmp_path):
@@ -155,7 +155,7 @@ def test_eight_bits_are_a_quarter_of_the_size_and_say_about_the_same(calibrated)
 
     small = export.quantize(folder, folder.parent / "small", pixels=PIXELS, describe=describe)
     assert {path.name for path in small.iterdir()} == {"model.onnx", "metrics.json", "MODEL_CARD.md"}
-    assert {path.name for path in folder.parent.iterdir()} == {"net", "small"}
+    assert {path.name for path in folder.parent.iterdir()} == {"net", "small", "SHA256SUMS"}
     assert (small / "model.onnx").stat().st_size < 0.45 * (folder / "model.onnx").stat().st_size
     loaded = predict.Model(small)
     assert loaded.classes == ("female", "male") and loaded.size == 64 and loaded.abstain_below == 0.83
