@@ -24,6 +24,7 @@ from faces import __version__, finding, results
 from faces.files import whole_file, write_json
 from faces.predict import (
     ARTIFACTS,
+    BATCH_SIZE,
     ROOT,
     TASKS,
     UNKNOWN,
@@ -54,7 +55,7 @@ def process_folder(
     boxes: bool = False,
     min_confidence: float | str = 0.0,
     resume: bool = False,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> tuple[int, int]:
     """Answer for every picture of a folder and write ``output``; return how many were read and how many could not be.
@@ -192,7 +193,7 @@ def list_folder(
     *,
     model: Model,
     names: Iterable[str],
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     min_confidence: float | str = 0.0,
     faces: str = "crop",
     end: str = "\n",
@@ -345,7 +346,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="write no file, print the paths of the pictures that show LABEL (e.g. glasses, female), one a line",
     )
     parser.add_argument("--null", action="store_true", help="with --list: end each path with a NUL, for xargs -0")
-    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="faces at once (default: 64)")
+    parser.add_argument(
+        "--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help="faces at once (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 

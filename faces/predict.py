@@ -32,6 +32,7 @@ TASKS = {
     "age": "age_mobilenet_v2",
     "glasses": "glasses_cnn",
 }  # what can be asked, and which model answers
+BATCH_SIZE = 16  # faces a network sees at once: more take more memory, and time, since they leave the caches
 UNKNOWN = "unknown"  # the label of a photo that the network is not sure enough of
 FACE_LABELS = {"female", "male", "glasses", "no_glasses"}  # what is said of a face, and not of a whole picture
 AT_ONCE = 100_000  # names of one folder that are held in memory
@@ -207,7 +208,7 @@ def predict_files(
     folder: str | os.PathLike,
     names: Iterable[str],
     *,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     threads: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Prediction | Age] | images.ImageError]]:
     """(name, what each model says or why none could be asked) for every file, taken as the crop of one face.
@@ -234,7 +235,7 @@ def records(
     *,
     see: Callable = as_crop,
     least: Mapping[str, float] | None = None,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     threads: int | None = None,
 ) -> Iterator[tuple[str, dict]]:
     """(name, record) for every file, in the order given; a record is as ``faces.results`` keeps it.
