@@ -8,8 +8,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import tiny_model
 
-from faces import demo
+from faces import demo, predict
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,22 @@ def browser():
     running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield running
     running.quit()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a tiny network that tells red from blue."""
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return predict.Model(folder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of the pictures that ``tiny_model.COLOURS`` names."""
+    for name, colour in tiny_model.COLOURS.items():
+        tiny_model.picture(tmp_path / "photos" / name, colour)
+    return tmp_path / "photos"

@@ -9,36 +9,11 @@ import sys
 import numpy as np
 import pytest
 import tiny_model
-from PIL import Image
+from tiny_model import COLOURS, picture
 
 from faces import command, files, images, predict, results, trust
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POSIX has them")
-
-
-def picture(path, colour):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30), colour).save(path)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return predict.Model(folder)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    for number, colour in enumerate(["red", "blue", "red", "red", "blue"]):
-        picture(tmp_path / "photos" / f"img_{number}.jpg", colour)
-    return tmp_path / "photos"
-
-
-COLOURS = {"img_0.jpg": "red", "img_1.jpg": "blue", "img_2.jpg": "red", "img_3.jpg": "red", "img_4.jpg": "blue"}
 
 
 # ---------------------------------------------------------------------------------------------------- writing

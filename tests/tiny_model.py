@@ -4,10 +4,19 @@ import json
 from pathlib import Path
 
 from onnx import TensorProto, helper, save
+from PIL import Image
 
 from faces import trust
 
 CLASSES, SIZE = ["blue", "red"], 16
+# The pictures of the fixture ``photos``, and what the first network says of them.
+COLOURS = {"img_0.jpg": "red", "img_1.jpg": "blue", "img_2.jpg": "red", "img_3.jpg": "red", "img_4.jpg": "blue"}
+
+
+def picture(path, colour):
+    """Write a small picture of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), colour).save(path)
 
 
 def write(folder, *, metadata=None, outputs=2, age=False, size=SIZE, classes=CLASSES):
