@@ -117,7 +117,7 @@ def test_glasses_are_found_as_well_as_measured():
     assert quoted[2:] == [percent(found[name]["value"]) for name in shares]
 
 
-@pytest.mark.parametrize("model", ["simpsons_color6"])
+@pytest.mark.parametrize("model", ["simpsons_color6", "simpsons_gray14"])
 def test_characters_are_told_apart_as_well_as_measured(model):
     metrics = metrics_of(model)
     [(characters, pictures, _, f1, accuracy, plain, careless)] = rows(model, cells=8)
