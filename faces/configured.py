@@ -168,7 +168,7 @@ def train(
     """
     names, rate = recipes.classes(manifest, LABEL), chosen.training
     targets = manifest[LABEL].map(names.index).to_numpy()
-    rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "val")}
+    rows = recipes.training_rows(manifest)
     feed = batches.loader(pixels[rows["train"]], targets[rows["train"]], rate.batch_size, shuffle=True, seed=rate.seed)
     val = batches.loader(pixels[rows["val"]], targets[rows["val"]], 256)
     torch.manual_seed(rate.seed)

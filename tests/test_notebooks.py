@@ -41,7 +41,7 @@ def test_form(notebook):
 
 def test_parameters_are_typed_commented_and_computed_from_nothing(notebook):
     for line in notebook.cells[1].source.splitlines():
-        name, value = re.fullmatch(r"(\w+: (?:int|float|str|bool|list|dict)) = (.+?)  # .{8,}", line).groups()
+        name, value = re.fullmatch(r"(\w+: (?:int|float|str|bool|list|dict)) = (.+?)  # .{10,}", line).groups()
         yaml.safe_load(value)
         assert "(" not in value, name
 
