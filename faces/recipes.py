@@ -221,6 +221,7 @@ def publish(
     history: pd.DataFrame,
     metrics: dict,
     risk: float = 0.02,
+    half: bool = False,
 ) -> tuple[Path, dict]:
     """Calibrate a trained classifier, test it, and export it as a model folder.
 
@@ -231,6 +232,7 @@ def publish(
     manifest, label, pixels : as for ``train``.
     metrics : further entries of ``metrics.json``.
     risk : share of answers that may be wrong above the abstain threshold.
+    half : keep weights in 16 bits (see ``export.export``).
 
     Returns
     -------
@@ -269,6 +271,7 @@ def publish(
         card=card,
         temperature=heat,
         abstain_below=threshold,
+        half=half,
     )
     return where, figures
 

@@ -28,7 +28,7 @@ def network(**options):
     return model.eval()
 
 
-def write(folder, model, pixels=PIXELS):
+def write(folder, model, pixels=PIXELS, **options):
     history = pd.DataFrame({"epoch": [1, 2], "val_acc": [0.5, 0.612345678]})
     return export.export(
         model,
@@ -39,6 +39,7 @@ def write(folder, model, pixels=PIXELS):
         metrics=METRICS,
         history=history,
         card="# A card",
+        **options,
     )
 
 
@@ -96,6 +97,16 @@ def test_a_network_that_comes_out_different_is_not_written(tmp_path, monkeypatch
         write(folder, other)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"net", "SHA256SUMS"}
+
+
+def test_sixteen_bits_are_half_of_the_size_and_say_about_the_same(exported, tmp_path):
+    model, folder = exported
+    halved = write(tmp_path / "net", model, half=True)
+    sizes = [(where / "model.onnx").stat().st_size for where in (folder, halved)]
+    assert sizes[1] < 0.6 * sizes[0]
+    before, after = (predict.Model(where).probabilities(PIXELS) for where in (folder, halved))
+    assert 0 < np.abs(before - after).max() < 0.01
+    assert json.loads((halved / "metrics.json").read_text())["export"]["tolerance"] == export.HALF_TOLERANCE
 
 
 def test_an_export_must_be_compared_on_something(tmp_path):
