@@ -111,7 +111,7 @@ def train(
         schedule=training.one_cycle(recipe.warmup),
         augment=recipe.augment,
         metrics={"acc": training.accuracy_of_first(outputs[0])},
-        ema=average_decay(recipe, len(feed)),
+        ema=average_decay(recipe.average, recipe.epochs, len(feed)),
         seed=recipe.seed,
         device=device,
         precision=precision,
@@ -191,12 +191,12 @@ def coded(columns: Sequence[pd.Series], n: int) -> tuple[np.ndarray, list[int]]:
     return targets.astype(np.int64), [1 if count == 2 else count for count in outputs]
 
 
-def average_decay(recipe: Recipe, steps: int) -> float | None:
-    """Decay of the moving average of the weights in a run of so many steps an epoch; None for none.
+def average_decay(share: float, epochs: int, steps: int) -> float | None:
+    """Decay of a moving average of the weights over a share of a run of so many steps an epoch; None for none.
 
     An average that looks back over k steps has a decay of 1 - 1/k.
     """
-    back = recipe.average * recipe.epochs * steps
+    back = share * epochs * steps  # in another order its last digit may differ, and a run would not know its checkpoint
     return 1 - 1 / back if back > 1 else None
 
 
@@ -357,8 +357,8 @@ def train_and_publish(
     runs = ROOT / "runs" / "recipes" / target.name
     manifest = data.read(folders)
     label = label or next((column for column in ("gender", "label") if column in manifest), "label")
-    manifest = data.group(data.scan(manifest, cache=ROOT / "runs" / "cache"))
-    manifest = data.split(manifest, stratify=[label, "age_group"], seed=recipe.seed)
+    stratify = [label, "age_group"]
+    manifest = data.prepare(manifest, stratify=stratify, seed=recipe.seed, cache=ROOT / "runs" / "cache")
     broken = manifest[manifest["error"].notna()]
     for path, error in zip(broken["path"], broken["error"], strict=True):
         print(f"left out: {path}: {error}", file=sys.stderr)
