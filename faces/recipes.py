@@ -79,12 +79,12 @@ def train(
 
     Raises
     ------
-    ValueError : fewer than two classes, no photo to train or to validate on, or images below 33 pixels.
+    ValueError : fewer than two classes, no photo to train or to validate on; or see ``check``.
+    models.WeightsError : see ``check``.
     training.ResumeError : ``folder`` holds a run with other settings.
     """
+    check(recipe)
     names = classes(manifest, label)
-    if recipe.size < 33:
-        raise ValueError(f"images of {recipe.size} pixels are too small for MobileNetV2; 33 is the least")
     if len(names) < 2:
         raise ValueError(f"two classes are needed; `{label}` has {len(names)}: {', '.join(names) or 'none'}")
     rows = training_rows(manifest)
@@ -120,6 +120,19 @@ def train(
     )
     training.rollback(model, folder, "best")
     return model.keep_outputs(outputs[0]), history
+
+
+def check(recipe: Recipe) -> None:
+    """Say what a recipe asks for in vain, before all photos are decoded for it.
+
+    Raises
+    ------
+    ValueError : images below 33 pixels, or a width that there are no ImageNet weights for.
+    models.WeightsError : the weights to start from cannot be had.
+    """
+    if recipe.size < 33:
+        raise ValueError(f"images of {recipe.size} pixels are too small for MobileNetV2; 33 is the least")
+    models.mobilenet_v2(width=recipe.width, weights=recipe.weights)
 
 
 def described(recipe: Recipe) -> dict:
@@ -349,6 +362,7 @@ def train_and_publish(
     ------
     FileExistsError : there is a model of that name already, and ``overwrite`` was not asked for.
     data.LayoutError : the photos' labels cannot be read, or there is no such label.
+    ValueError, models.WeightsError : see ``train``; what can be told from the recipe alone is told at once.
     """
     name = name or Path(folders[0]).resolve().name
     target = Path(name) if os.sep in name else ARTIFACTS / name
@@ -357,6 +371,8 @@ def train_and_publish(
     runs = ROOT / "runs" / "recipes" / target.name
     manifest = data.read(folders)
     label = label or next((column for column in ("gender", "label") if column in manifest), "label")
+    data.usable(manifest, label)  # what cannot be had is said here, not after all photos were decoded
+    check(recipe)
     stratify = [label, "age_group"]
     manifest = data.prepare(manifest, stratify=stratify, seed=recipe.seed, cache=ROOT / "runs" / "cache")
     broken = manifest[manifest["error"].notna()]
