@@ -321,7 +321,7 @@ def train(
         metrics={"mae": error_of(head)},
         monitor="val_mae",
         keep="min",  # a checkpoint of ResNet50 takes 0.4 GB
-        ema=recipes.average_decay(recipe, len(feed)),
+        ema=recipes.average_decay(recipe.average, recipe.epochs, len(feed)),
         seed=recipe.seed,
         device=device,
         precision=precision,

@@ -90,7 +90,7 @@ def process_folder(
     folder, output = os.fspath(folder), Path(output)
     least = {task: _least(model, min_confidence) for task, model in tasks.items() if model.classes}
     faces = looked_for(faces, tasks.values())
-    see = seer(faces, tasks.values())
+    see = seer(faces)
     if form == "parquet":
         _needs("pyarrow", "parquet")
     if names is None:
@@ -162,14 +162,17 @@ def looked_for(faces: str, models: Iterable[Model]) -> str:
     return "crop" if faces == "auto" and not all(model.of_faces for model in models) else faces
 
 
-def seer(faces: str, models: Iterable[Model]):
+def seer(faces: str):
     """How a picture is looked at: a function of its path, sizes of squares and ``max_pixels``, as ``finding.look``.
+
+    Parameters
+    ----------
+    faces : as ``looked_for`` gives it.
 
     Raises
     ------
     UsageError : faces are to be looked for and there is no finder.
     """
-    faces = looked_for(faces, models)
     return as_crop if faces == "crop" else partial(finding.look, finder=_finder(), crops=faces == "auto")
 
 
@@ -212,7 +215,8 @@ def list_folder(
     """
     least, file = {"label": _least(model, min_confidence)}, file or sys.stdout
     read = failed = 0
-    said = records({"label": model}, folder, names, see=seer(faces, [model]), least=least, batch_size=batch_size)
+    see = seer(looked_for(faces, [model]))
+    said = records({"label": model}, folder, names, see=see, least=least, batch_size=batch_size)
     for name, record in said:
         if "error" in record:
             print(printable(f"{name}: {record['error']}"), file=sys.stderr)

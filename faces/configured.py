@@ -132,7 +132,7 @@ def prepare(dataset: DatasetParameters, *, seed: int = 0, cache: str | os.PathLi
         if not kinds:
             raise data.LayoutError(f"{dataset.traindir} holds no class folders")
         manifest = manifest.rename(columns={kinds[0]: LABEL})
-    manifest = data.split(data.group(data.scan(manifest, cache=cache)), stratify=[LABEL], seed=seed)
+    manifest = data.prepare(manifest, stratify=[LABEL], seed=seed, cache=cache)
     return data.usable(manifest, LABEL).query("split != 'excluded'").reset_index(drop=True)
 
 
@@ -175,7 +175,6 @@ def train(
     model = build(chosen.model, len(names), pixels.shape[1])
     weights = losses.balanced_weights(targets[rows["train"]], len(names)) if rate.balance_classes else None
     gamma = rate.focal_gamma if rate.loss == "focal" else 0.0
-    back = rate.average * rate.num_epochs * len(feed)
     history = training.fit(
         model,
         feed,
@@ -186,7 +185,7 @@ def train(
         folder=folder,
         schedule=training.one_cycle() if rate.one_cycle else training.constant,
         augment=AUGMENT if rate.augment else None,
-        ema=1 - 1 / back if back > 1 else None,
+        ema=recipes.average_decay(rate.average, rate.num_epochs, len(feed)),
         seed=rate.seed,
         precision=precision,
         device=device,

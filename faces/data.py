@@ -496,7 +496,7 @@ def _draw(groups: pd.Series, strata: pd.Series, fraction: float, seed: int) -> l
 
 
 def prepare(
-    roots: str | os.PathLike | Iterable[str | os.PathLike],
+    roots: str | os.PathLike | Iterable[str | os.PathLike] | pd.DataFrame,
     *,
     stratify: Sequence[str] = ("gender", "age_group"),
     val: float = 0.1,
@@ -504,8 +504,14 @@ def prepare(
     seed: int = 0,
     cache: str | os.PathLike | None = None,
 ) -> pd.DataFrame:
-    """``read``, ``scan``, ``group`` and ``split`` in one call: the manifest that training starts from."""
-    manifest = group(scan(read(roots), cache=cache))
+    """``read``, ``scan``, ``group`` and ``split`` in one call: the manifest that training starts from.
+
+    Parameters
+    ----------
+    roots : as for ``read``; or what it gave, where its columns had to be looked at first.
+    """
+    manifest = roots if isinstance(roots, pd.DataFrame) else read(roots)
+    manifest = group(scan(manifest, cache=cache))
     return split(manifest, stratify=stratify, val=val, test=test, seed=seed)
 
 

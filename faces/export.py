@@ -42,6 +42,8 @@ TERMS = {
     "that.",
     "fairface": "FairFace is under CC BY 4.0.",
     "glasses": "The MTFL photos (gathered as `glasses`) are for research use.",
+    "color6": "The pictures of `color6` are from the Simpsons Characters Dataset, which is under CC BY-NC-SA 4.0.",
+    "gray14": "The pictures of `gray14` are from the Simpsons Characters Dataset, which is under CC BY-NC-SA 4.0.",
 }
 TOLERANCE = 1e-4  # largest difference allowed between a probability from torch and from onnxruntime
 HALF_TOLERANCE = 0.01  # the same where weights are kept in 16 bits

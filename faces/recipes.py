@@ -79,12 +79,12 @@ def train(
 
     Raises
     ------
-    ValueError : fewer than two classes, no photo to train or to validate on, or images below 33 pixels.
+    ValueError : fewer than two classes, no photo to train or to validate on; or see ``check``.
+    models.WeightsError : see ``check``.
     training.ResumeError : ``folder`` holds a run with other settings.
     """
+    check(recipe)
     names = classes(manifest, label)
-    if recipe.size < 33:
-        raise ValueError(f"images of {recipe.size} pixels are too small for MobileNetV2; 33 is the least")
     if len(names) < 2:
         raise ValueError(f"two classes are needed; `{label}` has {len(names)}: {', '.join(names) or 'none'}")
     rows = training_rows(manifest)
@@ -111,7 +111,7 @@ def train(
         schedule=training.one_cycle(recipe.warmup),
         augment=recipe.augment,
         metrics={"acc": training.accuracy_of_first(outputs[0])},
-        ema=average_decay(recipe, len(feed)),
+        ema=average_decay(recipe.average, recipe.epochs, len(feed)),
         seed=recipe.seed,
         device=device,
         precision=precision,
@@ -120,6 +120,19 @@ def train(
     )
     training.rollback(model, folder, "best")
     return model.keep_outputs(outputs[0]), history
+
+
+def check(recipe: Recipe) -> None:
+    """Say what a recipe asks for in vain, before all photos are decoded for it.
+
+    Raises
+    ------
+    ValueError : images below 33 pixels, or a width that there are no ImageNet weights for.
+    models.WeightsError : the weights to start from cannot be had.
+    """
+    if recipe.size < 33:
+        raise ValueError(f"images of {recipe.size} pixels are too small for MobileNetV2; 33 is the least")
+    models.mobilenet_v2(width=recipe.width, weights=recipe.weights)
 
 
 def described(recipe: Recipe) -> dict:
@@ -191,12 +204,12 @@ def coded(columns: Sequence[pd.Series], n: int) -> tuple[np.ndarray, list[int]]:
     return targets.astype(np.int64), [1 if count == 2 else count for count in outputs]
 
 
-def average_decay(recipe: Recipe, steps: int) -> float | None:
-    """Decay of the moving average of the weights in a run of so many steps an epoch; None for none.
+def average_decay(share: float, epochs: int, steps: int) -> float | None:
+    """Decay of a moving average of the weights over a share of a run of so many steps an epoch; None for none.
 
     An average that looks back over k steps has a decay of 1 - 1/k.
     """
-    back = recipe.average * recipe.epochs * steps
+    back = share * epochs * steps  # in another order its last digit may differ, and a run would not know its checkpoint
     return 1 - 1 / back if back > 1 else None
 
 
@@ -352,6 +365,7 @@ def train_and_publish(
     ------
     FileExistsError : there is a model of that name already, and ``overwrite`` was not asked for.
     data.LayoutError : the photos' labels cannot be read, or there is no such label.
+    ValueError, models.WeightsError : see ``train``; what can be told from the recipe alone is told at once.
     """
     name = name or Path(folders[0]).resolve().name
     target = Path(name) if os.sep in name else ARTIFACTS / name
@@ -360,8 +374,10 @@ def train_and_publish(
     runs = ROOT / "runs" / "recipes" / target.name
     manifest = data.read(folders)
     label = label or next((column for column in ("gender", "label") if column in manifest), "label")
-    manifest = data.group(data.scan(manifest, cache=ROOT / "runs" / "cache"))
-    manifest = data.split(manifest, stratify=[label, "age_group"], seed=recipe.seed)
+    data.usable(manifest, label)  # what cannot be had is said here, not after all photos were decoded
+    check(recipe)
+    stratify = [label, "age_group"]
+    manifest = data.prepare(manifest, stratify=stratify, seed=recipe.seed, cache=ROOT / "runs" / "cache")
     broken = manifest[manifest["error"].notna()]
     for path, error in zip(broken["path"], broken["error"], strict=True):
         print(f"left out: {path}: {error}", file=sys.stderr)

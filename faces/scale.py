@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from faces import images, results
-from faces.command import seer, tasks_of
+from faces.command import looked_for, seer, tasks_of
 from faces.predict import TASKS, Model, UsageError, entry, place, printable
 
 try:
@@ -45,7 +45,7 @@ class Worker:
     def __init__(self, tasks: Mapping[str, str], faces: str):
         self.models = {task: Model(model, threads=1) for task, model in tasks.items()}
         self.sizes = sorted({model.size for model in self.models.values()}, reverse=True)
-        self.see = seer(faces, self.models.values())
+        self.see = seer(looked_for(faces, self.models.values()))
         ages = [task for task, model in self.models.items() if not model.classes]
         self.columns = results.columns(self.models, ages) | {"error": str}
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from faces import __version__, finding, images
-from faces.command import seer, tasks_of
+from faces.command import looked_for, seer, tasks_of
 from faces.predict import TASKS, Age, Model, Prediction, UsageError, entry, place
 
 try:
@@ -86,7 +86,7 @@ class Batches:
 
     def __init__(self, tasks: Mapping[str, Model], size: int = BATCH_SIZE, faces: str = "auto"):
         self.tasks, self.size = dict(tasks), size
-        self.see = seer(faces, tasks.values())
+        self.see = seer(looked_for(faces, tasks.values()))
         self.squares = sorted({model.size for model in tasks.values()}, reverse=True)
         self.sizes_seen: list[int] = []
         self.queue: asyncio.Queue = asyncio.Queue()

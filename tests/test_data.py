@@ -574,6 +574,8 @@ def test_drawn_faces_end_to_end(drawn_faces, tmp_path):
     assert set(usable["split"]) == {"train", "val", "test"}
     steps = data.split(data.group(data.scan(data.read(drawn_faces))))
     assert split_by_name(steps) == split_by_name(manifest)
+    looked_at = data.read(drawn_faces)
+    assert split_by_name(data.prepare(looked_at, cache=tmp_path)) == split_by_name(manifest)
 
 
 @pytest.mark.parametrize("seed", range(3))

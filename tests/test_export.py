@@ -1,6 +1,7 @@
 """An exported folder says what the trained network says, or is not written at all."""
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -126,6 +127,14 @@ def test_model_card_takes_its_figures_from_the_metrics():
     assert "mine: the terms of its owners." in card
     for heading in ("Measured", "Known failures", "Intended use", "Training data and its terms"):
         assert f"## {heading}" in card
+
+
+def test_published_cards_quote_the_terms_of_all_that_was_learnt_from():
+    texts = [card.read_text(encoding="utf-8") for card in predict.ARTIFACTS.glob("*/MODEL_CARD.md")]
+    # The face finder's card is not one of these: its weights were trained by others.
+    learnt = [(text, found[1].split(", ")) for text in texts if (found := re.search(r"\nTrained on: ([^.]+)\. ", text))]
+    assert {"utkface", "glasses", "color6", "gray14"} <= {source for _, sources in learnt for source in sources}
+    assert all(export.TERMS[source] in text for text, sources in learnt for source in sources)
 
 
 # -------------------------------------------------------------------------------- one output, temperature, 8 bits

@@ -141,3 +141,13 @@ def test_the_command_refuses_in_one_line(home, drawn_faces, capsys, arguments, m
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("faces.recipes: ") and message in last
     assert not Path(home / "artifacts").exists()
+
+
+def test_weights_that_cannot_be_had_are_told_before_any_photo_is_opened(home, drawn_faces, capsys, monkeypatch):
+    def unreachable(**_):
+        raise models.URLError("no route")
+
+    monkeypatch.setattr(models, "torchvision_mobilenet_v2", unreachable)
+    monkeypatch.setattr(data, "scan", lambda *_, **__: pytest.fail("photos were opened"))
+    assert recipes.main([str(drawn_faces), "--name", "net"]) == 2
+    assert "set TORCH_HOME to a folder that holds" in capsys.readouterr().err
