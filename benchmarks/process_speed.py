@@ -9,6 +9,7 @@ On either, in turn, several times:
   decode     Pillow opens every file and converts it to RGB, nothing else, in one thread (under Python's global lock
              more threads decode JPEGs no faster)
   TASKS      python process.py --tasks TASKS on the same files, from start to exit, with its own choice of all else
+  MODEL      python process.py --model MODEL likewise: a smaller network for gender, quicker and less often right
 
 and the median of each and of their ratios, pair by pair. Also the time from the start of process.py to a finished
 result for a single photo, its peak memory with 1,000 and with --many links to one photo, and the two peers of peers.py
@@ -41,6 +42,7 @@ OUTPUT = ROOT / "artifacts" / "process_speed" / "metrics.json"
 LARGE = ROOT / "runs" / "large"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 ASKED = ("gender", "gender,age,glasses")
+SMALLER = "gender_cnn_plus"
 DECODE = """
 import sys
 from pathlib import Path
@@ -63,7 +65,8 @@ def timed(*command: str) -> float:
 
 
 def process(folder: Path, home: Path, tasks: str) -> list[str]:
-    return [sys.executable, "process.py", str(folder), "--tasks", tasks, "--output", str(home / "out.json")]
+    asked = ["--model", tasks] if tasks == SMALLER else ["--tasks", tasks]
+    return [sys.executable, "process.py", str(folder), *asked, "--output", str(home / "out.json")]
 
 
 def link(photos: list[Path], folder: Path) -> Path:
@@ -74,9 +77,9 @@ def link(photos: list[Path], folder: Path) -> Path:
 
 
 def compared(folder: Path, home: Path, runs: int) -> dict:
-    """Photos a second of decoding and of process.py, and their ratio, for each of ``ASKED``."""
+    """Photos a second of decoding and of process.py, and their ratio, for each of ``ASKED`` and for ``SMALLER``."""
     count, figures = len(list(folder.iterdir())), {}
-    for tasks in ASKED:
+    for tasks in (*ASKED, SMALLER):
         timed(*process(folder, home, tasks))  # the first run reads the files from the disk
         pairs = []
         for _ in range(runs):
