@@ -33,6 +33,10 @@ TASKS = {
     "glasses": "glasses_cnn",
 }  # what can be asked, and which model answers
 BATCH_SIZE = 16  # faces a network sees at once: more take more memory, and time, since they leave the caches
+# Batches that are answered for side by side, and threads that a network has for each: a small network keeps two cores
+# busier with two batches than with one, and every batch under way takes memory.
+AT_A_TIME = min(4, os.cpu_count() or 1)
+THREADS = max(1, (os.cpu_count() or 1) // AT_A_TIME)
 UNKNOWN = "unknown"  # the label of a photo that the network is not sure enough of
 FACE_LABELS = {"female", "male", "glasses", "no_glasses"}  # what is said of a face, and not of a whole picture
 AT_ONCE = 100_000  # names of one folder that are held in memory
@@ -69,7 +73,7 @@ class Model:
     Parameters
     ----------
     where : the name of a folder under ``artifacts/``, or the path of a folder that holds a ``model.onnx``.
-    threads : of the network's own; by default one a core, less one that is left to decoding.
+    threads : of the network's own, for one batch; ``THREADS`` by default.
     verify : refuse a file that ``SHA256SUMS`` beside the folder does not vouch for (see ``faces.trust``).
 
     A classifier has ``classes``, and ``abstain_below``, the confidence under which it had better not answer, found on
@@ -85,7 +89,7 @@ class Model:
         self.folder = find_model(where)
         self.name = self.folder.resolve().name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        options.intra_op_num_threads = threads or THREADS
         # Threads that wait in a busy loop for the next batch would take the time of those that decode it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what fails is raised too
@@ -213,8 +217,9 @@ def predict_files(
 ) -> Iterator[tuple[str, dict[str, Prediction | Age] | images.ImageError]]:
     """(name, what each model says or why none could be asked) for every file, taken as the crop of one face.
 
-    In the order given. Worker threads decode some batches ahead while the networks run; nothing else is kept, so
-    memory does not grow with the number of files. Each photo is decoded once, however many models look at it.
+    In the order given. Worker threads decode some batches ahead while the networks look at others, ``AT_A_TIME`` side
+    by side; nothing else is kept, so memory does not grow with the number of files. Each photo is decoded once, however
+    many models look at it.
 
     Parameters
     ----------
@@ -269,7 +274,8 @@ def _stream(tasks, folder, names, see, batch_size, workers):
     ahead: deque = deque()
     gathered: list[tuple[str, object]] = []
     waiting = 0  # faces among them
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+    asked: deque = deque()
+    with ThreadPoolExecutor(workers, "decode") as pool, ThreadPoolExecutor(AT_A_TIME, "ask") as networks:
         try:
             parts = _chunks(names, chunk)
             while True:
@@ -281,12 +287,14 @@ def _stream(tasks, folder, names, see, batch_size, workers):
                     gathered += zip(part, seen, strict=True)
                     waiting += sum(len(found[0]) for found in seen if not isinstance(found, images.ImageError))
                 if gathered and (waiting >= batch_size or len(gathered) >= batch_size or not ahead):
-                    yield from _answers(tasks, sizes, batch_size, gathered)
+                    asked.append(networks.submit(_answers, tasks, sizes, batch_size, gathered))
                     gathered, waiting = [], 0
+                while asked and (len(asked) > AT_A_TIME or not ahead):
+                    yield from asked.popleft().result()
                 if not ahead:
                     return
         finally:
-            for _, late in ahead:
+            for late in (*(done for _, done in ahead), *asked):
                 late.cancel()
 
 
@@ -307,7 +315,8 @@ def _see_batch(folder, names, sizes, see) -> list:
     return seen
 
 
-def _answers(tasks, sizes, batch_size, gathered):
+def _answers(tasks, sizes, batch_size, gathered) -> list:
+    """(name, an ImageError, or each face and what every model says of it) of what was seen in some files."""
     squares = [some for _, found in gathered if not isinstance(found, images.ImageError) for some in found[1]]
     each: list[dict] = []
     for start in range(0, len(squares), batch_size):
@@ -316,11 +325,10 @@ def _answers(tasks, sizes, batch_size, gathered):
         answers = [model.predict(pixels[model.size]) for model in tasks.values()]
         each += [dict(zip(tasks, said, strict=True)) for said in zip(*answers, strict=True)]
     rest = iter(each)
-    for name, found in gathered:
-        if isinstance(found, images.ImageError):
-            yield name, found
-        else:
-            yield name, [(face, next(rest)) for face in found[0]]
+    return [
+        (name, found if isinstance(found, images.ImageError) else [(face, next(rest)) for face in found[0]])
+        for name, found in gathered
+    ]
 
 
 def _chunks(items: Iterable, size: int) -> Iterator[list]:

@@ -235,6 +235,7 @@ def publish(
     metrics: dict,
     risk: float = 0.02,
     half: bool = False,
+    unlabelled: Sequence[str] = (),
 ) -> tuple[Path, dict]:
     """Calibrate a trained classifier, test it, and export it as a model folder.
 
@@ -246,6 +247,7 @@ def publish(
     metrics : further entries of ``metrics.json``.
     risk : share of answers that may be wrong above the abstain threshold.
     half : keep weights in 16 bits (see ``export.export``).
+    unlabelled : sources of photos that it learnt from besides, by what another network said of them.
 
     Returns
     -------
@@ -271,7 +273,7 @@ def publish(
         **evaluation.by_source(said["test"], (label, *SIDE_TASKS)),
         **metrics,
     }
-    card = card_of(figures, manifest, label, pixels.shape[1])
+    card = card_of(figures, manifest, label, pixels.shape[1], unlabelled)
     sample = np.flatnonzero(manifest["split"] != "train")
     where = export.export(
         model,
@@ -289,14 +291,17 @@ def publish(
     return where, figures
 
 
-def card_of(figures: dict, manifest: pd.DataFrame, label: str, size: int) -> str:
-    """The model card of a classifier of ``label`` that was trained on the manifest's training photos."""
+def card_of(figures: dict, manifest: pd.DataFrame, label: str, size: int, unlabelled: Sequence[str] = ()) -> str:
+    """The model card of a classifier of ``label`` that was trained on the manifest's training photos.
+
+    unlabelled : as for ``publish``; the terms of those photos hold too.
+    """
     about_faces = label in ("gender", "glasses", *SIDE_TASKS)
     what = "crop of one face" if about_faces else "picture"
     return export.model_card(
         figures["model"],
         task=f"`{label}` ({' or '.join(classes(manifest, label))}) from a {size}×{size} {what}",
-        sources=sorted(manifest.loc[manifest["split"] == "train", "source"].unique()),
+        sources=sorted({*manifest.loc[manifest["split"] == "train", "source"], *unlabelled}),
         metrics=figures,
         failures=[*(["faces"] if about_faces else []), "gender" if label == "gender" else "label"],
     )
