@@ -271,28 +271,31 @@ def _stream(tasks, folder, names, see, batch_size, workers):
     sizes = sorted({model.size for model in tasks.values()}, reverse=True)
     # Finding faces can take a thread so long that a few pictures are enough for it.
     chunk = batch_size if see is as_crop else max(1, batch_size // 8)
-    ahead: deque = deque()
+    ahead: deque = deque()  # what is being looked at
+    asked: deque = deque()  # what the networks are being asked about
+    most = max(workers, AT_A_TIME)  # of both together, and one: what is in memory at a time
     gathered: list[tuple[str, object]] = []
-    waiting = 0  # faces among them
-    asked: deque = deque()
+    waiting, left = 0, True  # faces among them; whether there are names left
     with ThreadPoolExecutor(workers, "decode") as pool, ThreadPoolExecutor(AT_A_TIME, "ask") as networks:
         try:
             parts = _chunks(names, chunk)
-            while True:
-                while len(ahead) <= workers and (part := next(parts, None)):
-                    ahead.append((part, pool.submit(_see_batch, folder, part, sizes, see)))
+            while left or ahead or asked:
+                while left and len(ahead) + len(asked) <= most:
+                    if part := next(parts, None):
+                        ahead.append((part, pool.submit(_see_batch, folder, part, sizes, see)))
+                    else:
+                        left = False
                 if ahead:
                     part, done = ahead.popleft()
                     seen = done.result()
                     gathered += zip(part, seen, strict=True)
                     waiting += sum(len(found[0]) for found in seen if not isinstance(found, images.ImageError))
-                if gathered and (waiting >= batch_size or len(gathered) >= batch_size or not ahead):
+                last = not (left or ahead)
+                if gathered and (waiting >= batch_size or len(gathered) >= batch_size or last):
                     asked.append(networks.submit(_answers, tasks, sizes, batch_size, gathered))
                     gathered, waiting = [], 0
-                while asked and (len(asked) > AT_A_TIME or not ahead):
+                while asked and (asked[0].done() or len(ahead) + len(asked) > most or last):
                     yield from asked.popleft().result()
-                if not ahead:
-                    return
         finally:
             for late in (*(done for _, done in ahead), *asked):
                 late.cancel()
