@@ -273,14 +273,13 @@ def _stream(tasks, folder, names, see, batch_size, workers):
     chunk = batch_size if see is as_crop else max(1, batch_size // 8)
     ahead: deque = deque()  # what is being looked at
     asked: deque = deque()  # what the networks are being asked about
-    most = max(workers, AT_A_TIME)  # of both together, and one: what is in memory at a time
     gathered: list[tuple[str, object]] = []
     waiting, left = 0, True  # faces among them; whether there are names left
     with ThreadPoolExecutor(workers, "decode") as pool, ThreadPoolExecutor(AT_A_TIME, "ask") as networks:
         try:
             parts = _chunks(names, chunk)
             while left or ahead or asked:
-                while left and len(ahead) + len(asked) <= most:
+                while left and len(ahead) <= workers:
                     if part := next(parts, None):
                         ahead.append((part, pool.submit(_see_batch, folder, part, sizes, see)))
                     else:
@@ -294,7 +293,7 @@ def _stream(tasks, folder, names, see, batch_size, workers):
                 if gathered and (waiting >= batch_size or len(gathered) >= batch_size or last):
                     asked.append(networks.submit(_answers, tasks, sizes, batch_size, gathered))
                     gathered, waiting = [], 0
-                while asked and (asked[0].done() or len(ahead) + len(asked) > most or last):
+                while asked and (asked[0].done() or len(asked) > AT_A_TIME or last):
                     yield from asked.popleft().result()
         finally:
             for late in (*(done for _, done in ahead), *asked):
