@@ -155,7 +155,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--address", help="of a Ray cluster; by default one is started on this machine")
     options = parser.parse_args(argv)
     try:
-        ray.init(address=options.address, log_to_driver=False, ignore_reinit_error=True)
+        # A cluster of one's own needs no dashboard, which would take a good part of a core.
+        own = {} if options.address else {"include_dashboard": False}
+        ray.init(address=options.address, log_to_driver=False, ignore_reinit_error=True, **own)
         done = run(options.source, options.target, tasks=options.tasks, faces=options.faces, workers=options.workers)
     except (UsageError, OSError, ValueError) as error:
         print(f"faces.scale: {' '.join(str(error).split())[:300]}", file=sys.stderr)
