@@ -126,3 +126,63 @@ def test_characters_are_told_apart_as_well_as_measured(model):
     assert (f1, plain) == (with_interval(metrics["f1"]), with_interval(metrics["plain"]))
     assert accuracy == percent(test["accuracy"]["value"])
     assert careless == f"{metrics['splits']['random split']['f1']:.3f}"
+
+
+def test_the_service_bears_what_was_measured():
+    one, *_, many, beyond = metrics_of("serve_load")["load"]
+    told = " ".join(README.split())
+    assert f"{one['answers_per_s']} answers a second to one client" in told
+    assert (
+        f"{many['answers_per_s']} to {many['clients']} at once ({many['answer_p50_ms']} and {many['answer_p99_ms']} ms)"
+        in told
+    )
+    assert f"Of {beyond['clients']} at once" in told and f"within {beyond['refusal_p99_ms']} ms" in told
+    assert beyond["refused"] and not any(row["failed"] for row in (one, many, beyond))
+
+
+@pytest.mark.parametrize(
+    ("finder", "quoted"),
+    [("faces", "ours"), ("dlib", "dlib"), ("face_api_ssd", "face-api, SSD"), ("face_api_tiny", "face-api, tiny")],
+)
+def test_faces_are_found_as_measured(finder, quoted):
+    path = predict.ARTIFACTS / "face_finder" / "comparison.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))["finders"][finder]
+    (row,) = [row[1:] for row in TABLES if len(row) == 7 and row[0].startswith(quoted)]
+    assert row[0].startswith(percent(figures["recall"]["value"]))
+    assert row[1:4] == [percent(share) for share in figures["recall_by_size"].values()]
+    assert row[4:] == [f"{figures['false_alarms_a_scene']:.2f}", f"{figures['scenes_per_s']}"]
+
+
+SCALING = json.loads((predict.ARTIFACTS / "process_speed" / "scaling.json").read_text(encoding="utf-8"))
+
+
+def two_digits(number):
+    return f"{float(f'{number:.2g}'):,.0f}"
+
+
+@pytest.mark.parametrize("tasks", ["gender", "gender,age,glasses"])
+def test_many_machines_are_as_fast_as_measured_and_cost_what_follows(tasks):
+    workers = SCALING["tasks"][tasks]["workers"]
+    one, all_cores = workers["1"], workers[str(SCALING["cores"])]
+    [quoted] = [row[1:] for row in TABLES if row[0] == tasks and len(row) == 8]
+    hours = all_cores["core_s_a_photo"] * 1e9 / 3600
+    assert quoted[:2] == [f"{one['photos_per_s']:,}", f"{all_cores['photos_per_s']:,}"]
+    assert quoted[2:4] == [f"{all_cores['speed_up']} ×", f"{all_cores['core_s_a_photo']:g}"]
+    assert quoted[4:] == [two_digits(hours), f"{hours / 1000:.1f}", f"{two_digits(hours * 0.04)} $"]
+
+
+def test_what_is_said_beside_the_scaling_follows_from_the_figures():
+    section = README.split("## On many machines")[1].split("\n## ")[0]
+    text, size = " ".join(section.split()), SCALING["bytes_a_photo"]
+    every = SCALING["tasks"].values()
+    most = str(SCALING["cores"])
+    fastest = min(about["workers"][most]["core_s_a_photo"] for about in every)
+    large = int(metrics_of("process_speed")["machine"].split()[0])
+    large /= metrics_of("process_speed")["large"]["gender"]["process_photos_per_s"]
+    hours = large * 1e9 / 3600
+    assert f"links to {SCALING['photos']:,} crops of one face on {most} cores" in text
+    assert f"does {SCALING['tasks']['gender']['process']['photos_per_s']:,} a second of the first line" in text
+    assert f"At {size / 1e3:.1f} kB a photo that is {size / 1e3:.1f} TB to read" in text
+    assert f"want {1000 / fastest * size * 8 / 1e9:.1f} Gbit/s" in text
+    assert f"the start ({max(about['workers'][most]['start_s'] for about in every):.0f} s here)" in text
+    assert f"{large:.2f} core-seconds each, {two_digits(hours)} core-hours, {two_digits(hours * 0.04)} $" in text
