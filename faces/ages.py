@@ -27,7 +27,6 @@ OLDEST = 116  # years, the oldest that UTKFace labels
 BINS = OLDEST + 1  # one a year, from 0
 CENTRE, SCALE = 35.0, 20.0  # years; a network that answers 0 says the first, one that answers 1 the second more
 SIDE_TASKS = ("gender", "race")
-HINT_WEIGHT = 4.0  # of the mean squared distance to another network's features: at first about that of the labels
 
 # ------------------------------------------------------------------------------------------------------- heads
 
@@ -259,7 +258,6 @@ def train(
     *,
     pixels: np.ndarray,
     teacher: np.ndarray | None = None,
-    hints: np.ndarray | None = None,
     precision: str = "auto",
     device: str = "auto",
     progress: bool = True,
@@ -274,9 +272,6 @@ def train(
     teacher : what a network with the same head, one with a distribution over years, says of every row as it is:
         ``[n, outputs]``, NaN where it was not asked. Half of the loss is then to answer alike (Hinton et al.,
         1503.02531).
-    hints : features of another network for every row, standardised, ``[n, features]``. They are learnt along (FitNets;
-        Romero et al., 1412.6550): a thousand numbers a photo teach a network that starts from nothing more than its
-        age does.
 
     Returns
     -------
@@ -295,24 +290,20 @@ def train(
     targets = np.concatenate([ranges(manifest), side], 1).astype(np.float32)
     if teacher is not None:
         targets = np.concatenate([targets, teacher.astype(np.float32)], 1)
-    if hints is not None:
-        targets = np.concatenate([targets, hints.astype(np.float32)], 1)
-    followed = 0 if hints is None else hints.shape[1]
     feed = batches.loader(
         pixels[rows["train"]], targets[rows["train"]], recipe.batch_size, shuffle=True, seed=recipe.seed
     )
     val = batches.loader(pixels[rows["val"]], targets[rows["val"]], 256)
     torch.manual_seed(recipe.seed)
-    outputs = head.outputs + sum(side_outputs) + followed
+    outputs = head.outputs + sum(side_outputs)
     model = build(recipe, outputs)
     rate = recipe.learning_rate * (recipe.batch_size / 128) ** 0.5
     settings = {key: repr(value) for key, value in asdict(recipe).items()} | {"side": side_outputs}
-    settings |= {"hints": followed} if followed else {}
     history = training.fit(
         model,
         feed,
         val,
-        loss=_loss(head, side_outputs, recipe, followed),
+        loss=_loss(head, side_outputs, recipe),
         optimizer=torch.optim.AdamW(parameter_groups(model, rate, recipe.stage_decay, recipe.weight_decay), rate),
         epochs=recipe.epochs,
         folder=folder,
@@ -337,7 +328,7 @@ def error_of(head: Head) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     return lambda outputs, targets: miss(head.decode(outputs[:, : head.outputs]), targets[:, :2])
 
 
-def _loss(head: Head, side_outputs: list[int], recipe: Recipe, hints: int = 0):
+def _loss(head: Head, side_outputs: list[int], recipe: Recipe):
     weights = [recipe.side_weight] * len(side_outputs)
     side = losses.multi_task(side_outputs, weights=weights, smoothing=recipe.smoothing) if side_outputs else None
     known = 2 + len(side_outputs)
@@ -345,16 +336,13 @@ def _loss(head: Head, side_outputs: list[int], recipe: Recipe, hints: int = 0):
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         mine = outputs[:, : head.outputs]
         total = head.loss(mine, targets[:, :2])
-        taught = targets[:, known : targets.shape[1] - hints]
+        taught = targets[:, known:]
         asked = ~taught.isnan().any(1) if taught.shape[1] else None
         if asked is not None and asked.any():
             share = asked.float().mean() / 2
             total = (1 - share) * total + share * imitation(mine[asked], taught[asked])
         if side:
-            beside = outputs[:, head.outputs : head.outputs + sum(side_outputs)]
-            total = total + side(beside, targets[:, 2:known].long())
-        if hints:
-            total = total + HINT_WEIGHT * F.mse_loss(outputs[:, -hints:], targets[:, -hints:])
+            total = total + side(outputs[:, head.outputs :], targets[:, 2:known].long())
         return total
 
     return loss

