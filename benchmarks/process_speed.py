@@ -72,6 +72,12 @@ def process(folder: Path, home: Path, tasks: str) -> list[str]:
     return [sys.executable, "process.py", str(folder), *asked, "--output", str(home / "out.json")]
 
 
+def photos_below(folder: Path, count: int) -> list[Path]:
+    """The first so many photos below a folder, by name."""
+    found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    return list(itertools.islice(found, count))
+
+
 def link(photos: list[Path], folder: Path) -> Path:
     folder.mkdir()
     for number, photo in enumerate(photos):
@@ -156,8 +162,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--write", action="store_true", help=f"write {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args()
-    found = (path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-    photos = list(itertools.islice(found, options.photos))
+    photos = photos_below(options.folder, options.photos)
     if not photos:
         parser.error(f"no photos below {options.folder}")
     figures: dict = {"machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"}

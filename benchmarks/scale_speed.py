@@ -20,7 +20,6 @@ artifacts/process_speed/scaling.json.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -36,7 +35,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from process_speed import ASKED, ROOT, SUFFIXES, link
+from process_speed import ASKED, ROOT, link, photos_below
 from pyarrow import parquet
 
 from faces.files import write_json
@@ -178,8 +177,7 @@ def main() -> None:
     cores = os.cpu_count() or 1
     if min(options.workers) < 1 or max(options.workers) > cores:
         parser.error(f"--workers are from 1 to {cores}, one a core")
-    found = (path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-    photos = list(itertools.islice(found, options.photos))
+    photos = photos_below(options.folder, options.photos)
     if not photos:
         parser.error(f"no photos below {options.folder}")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report home
