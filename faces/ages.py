@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from faces import batches, data, evaluation, export, losses, models, recipes, training
+from faces.hints import Pupil
 
 OLDEST = 116  # years, the oldest that UTKFace labels
 BINS = OLDEST + 1  # one a year, from 0
@@ -258,6 +259,7 @@ def train(
     *,
     pixels: np.ndarray,
     teacher: np.ndarray | None = None,
+    guide: models.Finetuned | None = None,
     precision: str = "auto",
     device: str = "auto",
     progress: bool = True,
@@ -272,6 +274,9 @@ def train(
     teacher : what a network with the same head, one with a distribution over years, says of every row as it is:
         ``[n, outputs]``, NaN where it was not asked. Half of the loss is then to answer alike (Hinton et al.,
         1503.02531).
+    guide : a trained network whose outputs are such a distribution. The same holds for what it says of every training
+        photo as it is changed, and the maps of its stages are learnt along (see ``hints.Pupil``), which takes a deep
+        network that starts from nothing a long way in few steps. It can but take the place of ``teacher``.
 
     Returns
     -------
@@ -280,11 +285,14 @@ def train(
 
     Raises
     ------
-    ValueError : no photo to train or to validate on, or no such network or head.
+    ValueError : no photo to train or to validate on, no such network or head, or one without a distribution over years
+        although there is a guide.
     training.ResumeError : ``folder`` holds a run with other settings.
     """
     rows = recipes.training_rows(manifest)
     head = head_of(recipe.head)
+    if guide is not None and (teacher is not None or head.outputs != BINS):
+        raise ValueError("a guide takes the place of a teacher, and the head must be one with a distribution over years")
     side_columns = recipes.side_columns(manifest, SIDE_TASKS if recipe.side_weight else ())
     side, side_outputs = recipes.coded(side_columns, len(manifest))
     targets = np.concatenate([ranges(manifest), side], 1).astype(np.float32)
@@ -299,12 +307,18 @@ def train(
     model = build(recipe, outputs)
     rate = recipe.learning_rate * (recipe.batch_size / 128) ** 0.5
     settings = {key: repr(value) for key, value in asdict(recipe).items()} | {"side": side_outputs}
+    groups = parameter_groups(model, rate, recipe.stage_decay, recipe.weight_decay)
+    learner = model
+    if guide is not None:
+        learner = Pupil(model, guide, recipe.size)
+        groups += recipes.decayed(learner.readers.parameters(), recipe.weight_decay)
+        settings |= {"guide": True}
     history = training.fit(
-        model,
+        learner,
         feed,
         val,
         loss=_loss(head, side_outputs, recipe),
-        optimizer=torch.optim.AdamW(parameter_groups(model, rate, recipe.stage_decay, recipe.weight_decay), rate),
+        optimizer=torch.optim.AdamW(groups, rate),
         epochs=recipe.epochs,
         folder=folder,
         schedule=training.one_cycle(recipe.warmup),
@@ -319,7 +333,7 @@ def train(
         settings=settings | {"teacher": teacher is not None},
         progress=progress,
     )
-    training.rollback(model, folder, "best", mode="min")
+    training.rollback(learner, folder, "best", mode="min")
     return keep_head(model, head), history
 
 
@@ -331,7 +345,7 @@ def error_of(head: Head) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def _loss(head: Head, side_outputs: list[int], recipe: Recipe):
     weights = [recipe.side_weight] * len(side_outputs)
     side = losses.multi_task(side_outputs, weights=weights, smoothing=recipe.smoothing) if side_outputs else None
-    known = 2 + len(side_outputs)
+    known, own = 2 + len(side_outputs), head.outputs + sum(side_outputs)
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         mine = outputs[:, : head.outputs]
@@ -341,17 +355,23 @@ def _loss(head: Head, side_outputs: list[int], recipe: Recipe):
         if asked is not None and asked.any():
             share = asked.float().mean() / 2
             total = (1 - share) * total + share * imitation(mine[asked], taught[asked])
+        guided = outputs[:, own:]  # in training beside a guide: what it says, and how far the maps are apart
+        if guided.shape[1]:
+            total = (total + imitation(mine, guided[:, :-1])) / 2 + guided[:, -1].mean()
         if side:
-            total = total + side(outputs[:, head.outputs :], targets[:, 2:known].long())
+            total = total + side(outputs[:, head.outputs : own], targets[:, 2:known].long())
         return total
 
     return loss
 
 
 def imitation(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """How far a student's distributions over years are from its teacher's: mean cross-entropy and distance of means."""
+    """How far a student's distributions over years are from its teacher's: mean cross-entropy and distance of means.
+
+    The means count in units of ``SCALE``: in years their gradient would drown that of the distribution.
+    """
     apart = F.cross_entropy(logits, taught.softmax(1), reduction="none")
-    return (apart + (expectation(logits) - expectation(taught)).abs()).mean()
+    return (apart + (expectation(logits) - expectation(taught)).abs() / SCALE).mean()
 
 
 def keep_head(model: models.Finetuned, head: Head) -> models.Finetuned:

@@ -229,8 +229,9 @@ def resnet50(outputs: int = 1, *, dropout: float = 0.0, weights: str | os.PathLi
 
     Parameters
     ----------
-    weights : "imagenet" (torchvision's own, downloaded once), "random", or a model folder of this architecture,
-        whose backbone is then where training starts.
+    weights : "imagenet" (torchvision's own, downloaded once), "random" (with every residual branch at 0, so that it
+        sets out as a shallow network; Goyal et al., 1706.02677), or a model folder of this architecture, whose backbone
+        is then where training starts.
 
     Raises
     ------
@@ -245,7 +246,7 @@ def resnet18(outputs: int = 1, *, dropout: float = 0.0, weights: str | os.PathLi
 
 
 def _resnet(build, imagenet: WeightsEnum, outputs: int, dropout: float, weights: str | os.PathLike) -> Finetuned:
-    network = _of_torchvision(build, imagenet, weights)
+    network = _of_torchvision(build, imagenet, weights, zero_init_residual=True)
     width = network.fc.in_features
     del network.avgpool, network.fc
     # What is left, in order: the stem and the four stages, under torchvision's names.
