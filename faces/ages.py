@@ -292,7 +292,7 @@ def train(
     rows = recipes.training_rows(manifest)
     head = head_of(recipe.head)
     if guide is not None and (teacher is not None or head.outputs != BINS):
-        raise ValueError("a guide takes the place of a teacher, and the head must be one with a distribution over years")
+        raise ValueError("a guide takes the place of a teacher, and wants a head with a distribution over years")
     side_columns = recipes.side_columns(manifest, SIDE_TASKS if recipe.side_weight else ())
     side, side_outputs = recipes.coded(side_columns, len(manifest))
     targets = np.concatenate([ranges(manifest), side], 1).astype(np.float32)
@@ -357,7 +357,8 @@ def _loss(head: Head, side_outputs: list[int], recipe: Recipe):
             total = (1 - share) * total + share * imitation(mine[asked], taught[asked])
         guided = outputs[:, own:]  # in training beside a guide: what it says, and how far the maps are apart
         if guided.shape[1]:
-            total = (total + imitation(mine, guided[:, :-1])) / 2 + guided[:, -1].mean()
+            # In years, the distance of the means would drown what the maps teach.
+            total = (total + imitation(mine, guided[:, :-1], unit=SCALE)) / 2 + guided[:, -1].mean()
         if side:
             total = total + side(outputs[:, head.outputs : own], targets[:, 2:known].long())
         return total
@@ -365,13 +366,13 @@ def _loss(head: Head, side_outputs: list[int], recipe: Recipe):
     return loss
 
 
-def imitation(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """How far a student's distributions over years are from its teacher's: mean cross-entropy and distance of means.
+def imitation(logits: torch.Tensor, taught: torch.Tensor, unit: float = 1.0) -> torch.Tensor:
+    """How far a student's distributions over years are from its teacher's.
 
-    The means count in units of ``SCALE``: in years their gradient would drown that of the distribution.
+    Mean cross-entropy and distance of the means, the latter in units of so many years.
     """
     apart = F.cross_entropy(logits, taught.softmax(1), reduction="none")
-    return (apart + (expectation(logits) - expectation(taught)).abs() / SCALE).mean()
+    return (apart + (expectation(logits) - expectation(taught)).abs() / unit).mean()
 
 
 def keep_head(model: models.Finetuned, head: Head) -> models.Finetuned:

@@ -340,6 +340,32 @@ def test_a_student_imitates_its_teacher_where_it_was_asked(drawn, tmp_path):
     assert says[1] == pytest.approx(says[0], abs=0.5) and says[2] > says[0] + 5
 
 
+def test_a_network_beside_a_guide_says_what_that_says(drawn, tmp_path):
+    manifest, pixels = drawn
+    recipe = replace(SMALL, head="dex", epochs=3, learning_rate=4e-3, stage_decay=1.0)
+    alone, _ = ages.train(recipe, manifest, tmp_path / "alone", pixels=pixels, progress=False)
+    guide = ages.build(replace(recipe, width=0.5), ages.BINS)
+    guide.classifier.bias.data[90] = 20  # it takes everybody for ninety
+    beside, history = ages.train(recipe, manifest, tmp_path / "beside", pixels=pixels, guide=guide, progress=False)
+    feed = batches.loader(pixels, np.zeros(len(pixels)), 80)
+    outputs = [training.predict(model, feed) for model in (alone, beside)]
+    says = [ages.answers(out, HEADS["dex"])[:, 0].mean() for out in outputs]
+    assert outputs[1].shape == (len(pixels), ages.BINS) and says[1] > says[0] + 5
+    # A run goes on from its own checkpoints, and not from one without a guide.
+    _, same = ages.train(recipe, manifest, tmp_path / "beside", pixels=pixels, guide=guide, progress=False)
+    assert same["val_mae"].tolist() == history["val_mae"].tolist()
+    with pytest.raises(training.ResumeError):
+        ages.train(recipe, manifest, tmp_path / "alone", pixels=pixels, guide=guide, progress=False)
+
+
+def test_a_guide_needs_a_distribution_over_years_and_no_other_teacher(drawn, tmp_path):
+    manifest, pixels = drawn
+    guide, taught = ages.build(SMALL, ages.BINS), np.zeros((len(manifest), ages.BINS))
+    for recipe, more in ((replace(SMALL, head="huber"), {}), (SMALL, {"teacher": taught})):
+        with pytest.raises(ValueError, match="a guide takes the place of a teacher"):
+            ages.train(recipe, manifest, tmp_path, pixels=pixels, guide=guide, progress=False, **more)
+
+
 def test_imitation_is_least_for_the_teachers_own_answer():
     taught = torch.randn(2, ages.BINS, generator=torch.Generator().manual_seed(5))
     same, other = ages.imitation(taught, taught), ages.imitation(taught.flip(1), taught)

@@ -218,6 +218,10 @@ def test_resnet50_is_torchvisions_with_another_head(tmp_path):
     assert logits_of(model, 2, 64).shape == (2, 3)
     # 25,557,032 weights with torchvision's thousand classes.
     assert parameter_count(model) == 25_557_032 - (2048 * 1000 + 1000) + (2048 * 3 + 3)
+    branches = [module.bn3.weight for module in model.modules() if hasattr(module, "bn3")]
+    assert len(branches) == 16 and not any(weight.any() for weight in branches)  # a shallow network at first
+    for weight in branches:
+        torch.nn.init.uniform_(weight)
     original = models.torchvision_resnet50(weights=None)
     original.load_state_dict(
         {key.removeprefix("features."): value for key, value in model.state_dict().items() if "features." in key},

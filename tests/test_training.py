@@ -225,6 +225,14 @@ def test_other_losses_and_metrics(tmp_path):
     np.testing.assert_allclose(history["val_mae"], history["val_loss"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("has_unit", [True, False])
+def test_on_a_processor_bf16_is_taken_where_there_is_a_matrix_unit(monkeypatch, has_unit):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_unit)
+    assert training.has_bf16(torch.device("cpu")) is has_unit
+    with training._autocast(torch.device("cpu"), "auto")():
+        assert torch.is_autocast_enabled("cpu") is has_unit
+
+
 def test_bf16_trains_too(tmp_path):
     model = network()
     pixels, targets = red_or_blue()
