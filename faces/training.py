@@ -121,7 +121,7 @@ def fit(
     keep : "all" checkpoints, or only the last and that with the "max" or "min" monitored figure (for large networks).
     ema : decay of a moving average of the weights, e.g. 0.999; validated, checkpointed and left in ``model``.
     device : "auto" takes CUDA, then Apple's MPS, then the CPU.
-    precision : "bf16" (autocast), "fp32", or "auto": bf16 where the hardware multiplies in it.
+    precision : "bf16" (autocast), "fp32", or "auto": bf16 where that is quicker.
     settings : anything JSON can hold that makes this run what it is; a folder written with others is refused.
 
     Returns
