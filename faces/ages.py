@@ -276,7 +276,7 @@ def train(
         1503.02531).
     guide : a trained network whose outputs are such a distribution. The same holds for what it says of every training
         photo as it is changed, and the maps of its stages are learnt along (see ``hints.Pupil``), which takes a deep
-        network that starts from nothing a long way in few steps. It can but take the place of ``teacher``.
+        network that starts from nothing a long way in few steps. Give a teacher or a guide, not both.
 
     Returns
     -------
