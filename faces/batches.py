@@ -24,11 +24,14 @@ def load_images(
     manifest: pd.DataFrame,
     size: int,
     *,
+    whole: bool = False,
     memory_limit: float = 4e9,
     folder: str | os.PathLike | None = None,
     jobs: int | None = None,
 ) -> np.ndarray:
     """Decode all images of a manifest once: uint8, shape ``[n, size, size, 3]``, RGB.
+
+    Of each its central square, or, with ``whole``, all of it between black edges.
 
     Beyond ``memory_limit`` bytes the array is a memory-mapped file in ``folder`` (default: the system's folder for
     temporary files); the operating system then keeps in memory what fits. For sets larger than the disk has room
@@ -50,7 +53,9 @@ def load_images(
     step = 64
     chunks = [[paths[start : start + step], size] for start in range(0, len(paths), step)]
     jobs = jobs or ((os.cpu_count() or 1) if len(paths) > 2000 else 1)
-    results = Parallel(n_jobs=jobs, return_as="generator")(delayed(images.decode_all)(*chunk) for chunk in chunks)
+    results = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(images.decode_all)(*chunk, whole) for chunk in chunks
+    )
     for number, chunk in enumerate(tqdm(results, total=len(chunks), desc="decoding", leave=False)):
         decoded[number * step : number * step + len(chunk)] = chunk
     return decoded

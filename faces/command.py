@@ -163,7 +163,7 @@ def looked_for(faces: str, models: Iterable[Model]) -> str:
 
 
 def seer(faces: str):
-    """How a picture is looked at: a function of its path, sizes of squares and ``max_pixels``, as ``finding.look``.
+    """How a picture is looked at: a function of its path, frames and ``max_pixels``, as ``finding.look``.
 
     Parameters
     ----------

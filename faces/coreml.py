@@ -120,7 +120,7 @@ def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike) -
     package, worst = coremltools.models.MLModel(str(package)), -1.0
     for name in find_files(folder):
         try:
-            square = images.decode(Path(folder) / name, model.size)
+            square = images.decode(Path(folder) / name, *model.frame)
         except images.ImageError:
             continue
         said = package.predict({"image": Image.fromarray(square)})

@@ -99,6 +99,7 @@ def export(
     *,
     classes: Sequence[str],
     size: int,
+    whole: bool = False,
     pixels: np.ndarray,
     metrics: dict,
     history: pd.DataFrame,
@@ -112,6 +113,7 @@ def export(
     Parameters
     ----------
     model : takes float ``[n, 3, size, size]`` in 0..1, returns logits ``[n, classes]``, or ``[n, 1]`` for two classes.
+    whole : it was trained on whole pictures between black edges, and not on their central squares.
     temperature, abstain_below : found on validation photos (see ``evaluation``); the first goes into the graph, the
         second into its metadata, as the confidence that ``process.py --min-confidence auto`` asks for.
     pixels : real images, uint8 ``[n, size, size, 3]``, on which the export is compared with ``model``.
@@ -125,6 +127,7 @@ def export(
         it was.
     """
     about = {"classes": list(classes), "size": size}
+    about |= {"whole": True} if whole else {}
     about |= {} if abstain_below is None else {"abstain_below": round(abstain_below, 4)}
     model = copy.deepcopy(model).cpu().eval()
     rest = {"pixels": pixels, "metrics": metrics, "history": history, "card": card, "half": half}

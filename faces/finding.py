@@ -8,6 +8,7 @@ a third look at what it found more closely. Needs numpy, Pillow and onnxruntime;
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,14 +206,14 @@ def is_crop(faces: list[Face], width: int, height: int) -> bool:
 
 
 def look(
-    path, sizes: list[int], finder: Finder, *, crops: bool = True, max_pixels: int | None = None
+    path, frames: Sequence[images.Frame], finder: Finder, *, crops: bool = True, max_pixels: int | None = None
 ) -> tuple[list[Face | None], list[list[np.ndarray]]]:
-    """The faces of a picture, and each as squares of several sizes.
+    """The faces of a picture, and each in several frames.
 
     Parameters
     ----------
     path, max_pixels : as for ``images.open_rgb``.
-    sizes : pixels.
+    frames : that are wanted, the largest first. A face is cut out as a square, whichever they are.
     crops : whether a picture may be taken as a crop of one face; the face is then None.
 
     Returns
@@ -224,33 +225,28 @@ def look(
     ------
     images.ImageError : the file is no picture that can be decoded.
     """
-    picture = images.open_rgb(path, least=max(SEEN, 2 * max(sizes)), max_pixels=max_pixels)
+    largest = frames[0].size
+    picture = images.open_rgb(path, least=max(SEEN, 2 * largest), max_pixels=max_pixels)
     if crops and max(picture.size) <= THUMBNAIL:
-        return [None], [_whole(picture, sizes)]
+        return [None], [images.frames(picture, frames)]
     faces = finder.find(picture)
     if crops and (is_crop(faces, *picture.size) or (not faces and max(picture.size) <= FALLBACK)):
-        return [None], [_whole(picture, sizes)]
+        return [None], [images.frames(picture, frames)]
     if not faces:
         return [], []
     full = picture_size(path)
     scale = max(full) / max(picture.size)
     shortest = min(face.right - face.left for face in faces) * MARGIN
-    if scale > 1 and shortest < max(sizes):
+    if scale > 1 and shortest < largest:
         # A small face in a large picture: more of its pixels are to be had.
-        more = max(picture.size) * min(scale, 2 * max(sizes) / shortest)
+        more = max(picture.size) * min(scale, 2 * largest / shortest)
         if hasattr(path, "seek"):
             path.seek(0)
         again = images.open_rgb(path, least=int(more), max_pixels=max_pixels)
         factor = max(again.size) / max(picture.size)
         faces, picture = [_scaled(face, factor) for face in faces], again
-    squares = [[np.asarray(cut(picture, margin(face), size)) for size in sizes] for face in faces]
+    squares = [[np.asarray(cut(picture, margin(face), frame.size)) for frame in frames] for face in faces]
     return [_scaled(face, max(full) / max(picture.size)) for face in faces], squares
-
-
-def _whole(picture: Image.Image, sizes: list[int]) -> list[np.ndarray]:
-    first, *rest = sizes
-    largest = images.square(picture, first)
-    return [np.asarray(largest), *(np.asarray(images.square(largest, size)) for size in rest)]  # as images.decode_sizes
 
 
 def picture_size(path) -> tuple[int, int]:

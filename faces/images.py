@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -41,6 +41,7 @@ def open_rgb(
     path: str | os.PathLike | BinaryIO,
     size: int | None = None,
     *,
+    whole: bool = False,
     least: int | None = None,
     max_pixels: int | None = None,
 ) -> Image.Image:
@@ -54,6 +55,7 @@ def open_rgb(
     size : where only a ``size`` × ``size`` square is wanted in the end. The picture is then cut to its
         central square and scaled down to it with antialiasing; JPEGs are decoded at a fraction of
         their size where that is enough (at least twice ``size``), which is many times faster.
+    whole : keep all of the picture in that square, between black edges, and not its centre only.
     least : where not more detail is wanted than a long side of so many pixels shows; the whole picture comes back, a
         large JPEG at the smallest fraction of its size that has as many.
 
@@ -73,7 +75,9 @@ def open_rgb(
                 raise ImageError(f"{image.width}x{image.height} pixels is over the limit of {most}")
             if image.format == "EPS":
                 raise ImageError("a PostScript program, not a picture")  # Pillow would have Ghostscript run it
-            if size:
+            if whole and size:
+                least = 2 * size
+            if size and not whole:
                 image.draft("RGB", (2 * size, 2 * size))
             elif least:
                 scale = min(1.0, least / max(image.size))
@@ -82,14 +86,14 @@ def open_rgb(
             if image.getexif().get(ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             rgb = _to_rgb(image)
-            return square(rgb, size) if size else rgb
+            return square(rgb, size, whole) if size else rgb
     except ImageError:
         raise
     except UnidentifiedImageError:
         beginning = _beginning(path)
         if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC and "HEIF" not in Image.OPEN:
             _read_heic()
-            return open_rgb(path, size, least=least, max_pixels=max_pixels)
+            return open_rgb(path, size, whole=whole, least=least, max_pixels=max_pixels)
         raise ImageError("not a picture in a known format" if beginning else "empty file") from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error)) from None
@@ -122,9 +126,19 @@ def _read_heic() -> None:
         raise ImageError("HEIC, which this pillow-heif does not read")
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """Central square of an RGB image, scaled to ``size`` × ``size`` pixels with antialiasing."""
+def square(image: Image.Image, size: int, whole: bool = False) -> Image.Image:
+    """Central square of an RGB image, scaled to ``size`` × ``size`` pixels with antialiasing.
+
+    ``whole`` keeps all of the image instead, in the middle of a square that is black elsewhere.
+    """
     width, height = image.size
+    if whole and width != height:
+        scale = size / max(width, height)
+        shape = max(1, round(width * scale)), max(1, round(height * scale))
+        framed = Image.new("RGB", (size, size))
+        inner = image.resize(shape, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        framed.paste(inner, ((size - shape[0]) // 2, (size - shape[1]) // 2))
+        return framed
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     if (width, height) == (size, size):
@@ -133,25 +147,42 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
-def decode(path: str | os.PathLike, size: int) -> np.ndarray:
+def decode(path: str | os.PathLike, size: int, whole: bool = False) -> np.ndarray:
     """``open_rgb`` as an array: uint8, shape ``[size, size, 3]``, RGB."""
-    return np.asarray(open_rgb(path, size))
+    return np.asarray(open_rgb(path, size, whole=whole))
 
 
-def decode_sizes(
-    path: str | os.PathLike | BinaryIO, sizes: Sequence[int], *, max_pixels: int | None = None
+class Frame(NamedTuple):
+    """How a network wants a picture: as a square of ``size`` pixels, of its centre or of the ``whole`` of it."""
+
+    size: int
+    whole: bool = False
+
+
+def decode_frames(
+    path: str | os.PathLike | BinaryIO, wanted: Sequence[Frame], *, max_pixels: int | None = None
 ) -> list[np.ndarray]:
-    """``decode`` at several sizes of one decoded picture, the largest first in ``sizes``."""
-    image = open_rgb(path, sizes[0], max_pixels=max_pixels)
-    return [np.asarray(image), *(np.asarray(square(image, size)) for size in sizes[1:])]
+    """``decode`` in several frames of one decoded picture, the largest first in ``wanted``."""
+    if any(frame.whole for frame in wanted):
+        return frames(open_rgb(path, least=2 * wanted[0].size, max_pixels=max_pixels), wanted)
+    return frames(open_rgb(path, wanted[0].size, max_pixels=max_pixels), wanted)
 
 
-def decode_all(paths: Sequence[str], size: int) -> np.ndarray:
+def frames(image: Image.Image, wanted: Sequence[Frame]) -> list[np.ndarray]:
+    """An RGB image in several frames, the largest first in ``wanted``: uint8 ``[size, size, 3]`` each."""
+    if any(frame.whole for frame in wanted):
+        return [np.asarray(square(image, *frame)) for frame in wanted]
+    # Each but the first from the first, which is far smaller than a photo.
+    largest = square(image, wanted[0].size)
+    return [np.asarray(largest), *(np.asarray(square(largest, frame.size)) for frame in wanted[1:])]
+
+
+def decode_all(paths: Sequence[str], size: int, whole: bool = False) -> np.ndarray:
     """``decode`` for many files: uint8, shape ``[n, size, size, 3]``; an ImageError names the file."""
     decoded = np.empty((len(paths), size, size, 3), np.uint8)
     for number, path in enumerate(paths):
         try:
-            decoded[number] = decode(path, size)
+            decoded[number] = decode(path, size, whole)
         except ImageError as error:
             raise ImageError(f"{path}: {error} (leave it out: data.usable(data.scan(manifest)))") from None
     return decoded

@@ -2,7 +2,7 @@
 
 ``process.py`` is its command line (``faces.command``). A model is a folder with a ``model.onnx`` that takes uint8 RGB
 squares ``[n, size, size, 3]`` and returns probabilities ``[n, classes]``, or an age with its interval in years
-``[n, 3]``; its size, class names and kind are in its metadata, so that nothing here can disagree with how it was
+``[n, 3]``; its size, frame, class names and kind are in its metadata, so that nothing here can disagree with how it was
 trained.
 """
 
@@ -101,7 +101,8 @@ class Model:
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
             self.coverage = about["age"]["coverage"] if "age" in about else None
             self.classes = () if "age" in about else tuple(about["classes"])
-            self.size, self.abstain_below = int(about["size"]), about.get("abstain_below")
+            self.frame = images.Frame(int(about["size"]), bool(about.get("whole", False)))
+            self.abstain_below = about.get("abstain_below")
             self.input = self.session.get_inputs()[0].name
             trial = np.zeros((2, self.size, self.size, 3), np.uint8)
             shape = self.session.run(None, {self.input: trial})[0].shape
@@ -114,6 +115,11 @@ class Model:
         if shape != (2, len(self.classes) or 3):
             promised = f"names {len(self.classes)} classes" if self.classes else "is to answer with three ages"
             raise UsageError(f"{self._file} {promised} but answers two photos with {shape}")
+
+    @property
+    def size(self) -> int:
+        """Side of the squares that it takes, pixels."""
+        return self.frame.size
 
     @property
     def of_faces(self) -> bool:
@@ -151,6 +157,11 @@ class Model:
         return [
             Prediction(self.classes[best], float(row[best]), row) for row in answers for best in [int(row.argmax())]
         ]
+
+
+def frames_of(models: Iterable[Model]) -> list[images.Frame]:
+    """How these models want a picture, the largest first."""
+    return sorted({model.frame for model in models}, reverse=True)
 
 
 def find_model(where: str | os.PathLike) -> Path:
@@ -202,9 +213,11 @@ def _links_to_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def as_crop(path, sizes: list[int], max_pixels: int | None = None) -> tuple[list[None], list[list[np.ndarray]]]:
+def as_crop(
+    path, frames: list[images.Frame], max_pixels: int | None = None
+) -> tuple[list[None], list[list[np.ndarray]]]:
     """What ``finding.look`` gives, of a picture that is taken as the crop of one face."""
-    return [None], [images.decode_sizes(path, sizes, max_pixels=max_pixels)]
+    return [None], [images.decode_frames(path, frames, max_pixels=max_pixels)]
 
 
 def predict_files(
@@ -268,7 +281,7 @@ def place(face: finding.Face | None) -> dict:
 
 
 def _stream(tasks, folder, names, see, batch_size, workers):
-    sizes = sorted({model.size for model in tasks.values()}, reverse=True)
+    frames = frames_of(tasks.values())
     # Finding faces can take a thread so long that a few pictures are enough for it.
     chunk = batch_size if see is as_crop else max(1, batch_size // 8)
     ahead: deque = deque()  # what is being looked at
@@ -281,7 +294,7 @@ def _stream(tasks, folder, names, see, batch_size, workers):
             while left or ahead or asked:
                 while left and len(ahead) <= workers:
                     if part := next(parts, None):
-                        ahead.append((part, pool.submit(_see_batch, folder, part, sizes, see)))
+                        ahead.append((part, pool.submit(_see_batch, folder, part, frames, see)))
                     else:
                         left = False
                 if ahead:
@@ -291,7 +304,7 @@ def _stream(tasks, folder, names, see, batch_size, workers):
                     waiting += sum(len(found[0]) for found in seen if not isinstance(found, images.ImageError))
                 last = not (left or ahead)
                 if gathered and (waiting >= batch_size or len(gathered) >= batch_size or last):
-                    asked.append(networks.submit(_answers, tasks, sizes, batch_size, gathered))
+                    asked.append(networks.submit(_answers, tasks, frames, batch_size, gathered))
                     gathered, waiting = [], 0
                 while asked and (asked[0].done() or len(asked) > AT_A_TIME or last):
                     yield from asked.popleft().result()
@@ -300,7 +313,7 @@ def _stream(tasks, folder, names, see, batch_size, workers):
                 late.cancel()
 
 
-def _see_batch(folder, names, sizes, see) -> list:
+def _see_batch(folder, names, frames, see) -> list:
     """For each name its faces and their squares, or an ImageError."""
     seen: list = []
     for name in names:
@@ -309,7 +322,7 @@ def _see_batch(folder, names, sizes, see) -> list:
             mode = os.stat(path).st_mode  # noqa: PTH116
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise images.ImageError("a pipe or device, not a file")  # reading it could wait for ever
-            seen.append(see(path, sizes))
+            seen.append(see(path, frames))
         except images.ImageError as error:
             seen.append(error)
         except OSError as error:
@@ -317,14 +330,14 @@ def _see_batch(folder, names, sizes, see) -> list:
     return seen
 
 
-def _answers(tasks, sizes, batch_size, gathered) -> list:
+def _answers(tasks, frames, batch_size, gathered) -> list:
     """(name, an ImageError, or each face and what every model says of it) of what was seen in some files."""
     squares = [some for _, found in gathered if not isinstance(found, images.ImageError) for some in found[1]]
     each: list[dict] = []
     for start in range(0, len(squares), batch_size):
         part = squares[start : start + batch_size]
-        pixels = {size: np.stack(some) for size, some in zip(sizes, zip(*part, strict=True), strict=True)}
-        answers = [model.predict(pixels[model.size]) for model in tasks.values()]
+        pixels = {frame: np.stack(some) for frame, some in zip(frames, zip(*part, strict=True), strict=True)}
+        answers = [model.predict(pixels[model.frame]) for model in tasks.values()]
         each += [dict(zip(tasks, said, strict=True)) for said in zip(*answers, strict=True)]
     rest = iter(each)
     return [

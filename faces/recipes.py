@@ -158,6 +158,7 @@ def load(folder: str | os.PathLike) -> tuple[nn.Module, dict]:
             outputs = len(Model(folder).classes)
             builders = {"small_resnet": partial(models.small_resnet, width=width), "cartoon_cnn": models.cartoon_cnn}
             model = builders[name](outputs)
+            model = models.Mirrored(*model) if shape.get("mirror") else model
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise models.WeightsError(f"no trained model in {folder}: {error}") from error
@@ -235,6 +236,7 @@ def publish(
     metrics: dict,
     risk: float = 0.02,
     half: bool = False,
+    whole: bool = False,
     unlabelled: Sequence[str] = (),
 ) -> tuple[Path, dict]:
     """Calibrate a trained classifier, test it, and export it as a model folder.
@@ -246,7 +248,7 @@ def publish(
     manifest, label, pixels : as for ``train``.
     metrics : further entries of ``metrics.json``.
     risk : share of answers that may be wrong above the abstain threshold.
-    half : keep weights in 16 bits (see ``export.export``).
+    half, whole : keep weights in 16 bits; the pixels are of whole pictures (see ``export.export``).
     unlabelled : sources of photos that it learnt from besides, by what another network said of them.
 
     Returns
@@ -273,7 +275,7 @@ def publish(
         **evaluation.by_source(said["test"], (label, *SIDE_TASKS)),
         **metrics,
     }
-    card = card_of(figures, manifest, label, pixels.shape[1], unlabelled)
+    card = card_of(figures, manifest, label, pixels.shape[1], unlabelled, whole=whole)
     sample = np.flatnonzero(manifest["split"] != "train")
     where = export.export(
         model,
@@ -287,17 +289,26 @@ def publish(
         temperature=heat,
         abstain_below=threshold,
         half=half,
+        whole=whole,
     )
     return where, figures
 
 
-def card_of(figures: dict, manifest: pd.DataFrame, label: str, size: int, unlabelled: Sequence[str] = ()) -> str:
+def card_of(
+    figures: dict,
+    manifest: pd.DataFrame,
+    label: str,
+    size: int,
+    unlabelled: Sequence[str] = (),
+    *,
+    whole: bool = False,
+) -> str:
     """The model card of a classifier of ``label`` that was trained on the manifest's training photos.
 
-    unlabelled : as for ``publish``; the terms of those photos hold too.
+    unlabelled, whole : as for ``publish``; the terms of those photos hold too.
     """
     about_faces = label in ("gender", "glasses", *SIDE_TASKS)
-    what = "crop of one face" if about_faces else "picture"
+    what = ("crop of one face" if about_faces else "picture") + ", the whole of it between black edges" * whole
     return export.model_card(
         figures["model"],
         task=f"`{label}` ({' or '.join(classes(manifest, label))}) from a {size}×{size} {what}",

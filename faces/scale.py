@@ -18,7 +18,7 @@ import numpy as np
 
 from faces import images, results
 from faces.command import looked_for, seer, tasks_of
-from faces.predict import TASKS, Model, UsageError, entry, place, printable
+from faces.predict import TASKS, Model, UsageError, entry, frames_of, place, printable
 
 try:
     import fsspec
@@ -44,7 +44,7 @@ class Worker:
 
     def __init__(self, tasks: Mapping[str, str], faces: str):
         self.models = {task: Model(model, threads=1) for task, model in tasks.items()}
-        self.sizes = sorted({model.size for model in self.models.values()}, reverse=True)
+        self.frames = frames_of(self.models.values())
         self.see = seer(looked_for(faces, self.models.values()))
         ages = [task for task, model in self.models.items() if not model.classes]
         self.columns = results.columns(self.models, ages) | {"error": str}
@@ -59,14 +59,15 @@ class Worker:
         try:
             with fsspec.open(f"{root.rstrip('/')}/{name}", "rb") as file:
                 content = io.BytesIO(file.read())
-            faces, squares = self.see(content, self.sizes)
+            faces, squares = self.see(content, self.frames)
         except (images.ImageError, OSError) as error:
             return iter([{"file": name, "error": getattr(error, "strerror", None) or str(error)}])
         answers: list[dict] = [{} for _ in faces]
         if faces:
-            pixels = {size: np.stack(some) for size, some in zip(self.sizes, zip(*squares, strict=True), strict=True)}
+            columns = zip(*squares, strict=True)
+            pixels = {frame: np.stack(some) for frame, some in zip(self.frames, columns, strict=True)}
             for task, model in self.models.items():
-                for answer, said in zip(answers, model.predict(pixels[model.size]), strict=True):
+                for answer, said in zip(answers, model.predict(pixels[model.frame]), strict=True):
                     answer[task] = said
         record = {"faces": [entry(said) | place(face) for face, said in zip(faces, answers, strict=True)]}
         return results.rows(name, record, self.models)

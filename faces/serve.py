@@ -25,7 +25,7 @@ import numpy as np
 
 from faces import __version__, finding, images
 from faces.command import looked_for, seer, tasks_of
-from faces.predict import TASKS, Age, Model, Prediction, UsageError, entry, place
+from faces.predict import TASKS, Age, Model, Prediction, UsageError, entry, frames_of, place
 
 try:
     import uvicorn
@@ -87,7 +87,7 @@ class Batches:
     def __init__(self, tasks: Mapping[str, Model], size: int = BATCH_SIZE, faces: str = "auto"):
         self.tasks, self.size = dict(tasks), size
         self.see = seer(looked_for(faces, tasks.values()))
-        self.squares = sorted({model.size for model in tasks.values()}, reverse=True)
+        self.frames = frames_of(tasks.values())
         self.sizes_seen: list[int] = []
         self.queue: asyncio.Queue = asyncio.Queue()
         self.decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
@@ -106,15 +106,15 @@ class Batches:
         self.queue.put_nowait((squares, waiting))
         return face, await waiting
 
-    def _decode(self, photo: bytes) -> tuple[finding.Face | None, dict[int, np.ndarray]]:
-        faces, found = self.see(io.BytesIO(photo), self.squares, max_pixels=MAX_PIXELS)
+    def _decode(self, photo: bytes) -> tuple[finding.Face | None, dict[images.Frame, np.ndarray]]:
+        faces, found = self.see(io.BytesIO(photo), self.frames, max_pixels=MAX_PIXELS)
         if not faces:
             raise images.ImageError("no face was found")
-        return faces[0], dict(zip(self.squares, found[0], strict=True))
+        return faces[0], dict(zip(self.frames, found[0], strict=True))
 
-    def _run(self, batch: list[dict[int, np.ndarray]]) -> list[dict[str, Prediction | Age]]:
-        pixels = {size: np.stack([squares[size] for squares in batch]) for size in self.squares}
-        answers = [model.predict(pixels[model.size]) for model in self.tasks.values()]
+    def _run(self, batch: list[dict[images.Frame, np.ndarray]]) -> list[dict[str, Prediction | Age]]:
+        pixels = {frame: np.stack([squares[frame] for squares in batch]) for frame in self.frames}
+        answers = [model.predict(pixels[model.frame]) for model in self.tasks.values()]
         return [dict(zip(self.tasks, each, strict=True)) for each in zip(*answers, strict=True)]
 
     async def work(self) -> None:

@@ -57,7 +57,7 @@ def test_a_large_picture_is_searched_small_and_cut_at_full_size(finder, astronau
     scene = Image.new("RGB", (4000, 3000), (90, 120, 90))
     scene.paste(astronaut, (3000, 2000))
     scene.save(tmp_path / "large.jpg", quality=95)
-    [face], [[square]] = finding.look(tmp_path / "large.jpg", [96], finder)
+    [face], [[square]] = finding.look(tmp_path / "large.jpg", [images.Frame(96)], finder)
     assert middle(face) == pytest.approx((3223, 2116), abs=15)
     box = [edge - (3000, 2000)[number % 2] for number, edge in enumerate(finding.margin(face))]
     expected = np.asarray(finding.cut(astronaut, tuple(box), 96), float)
@@ -68,7 +68,7 @@ def test_a_picture_that_is_turned_by_its_exif_is_found_upright(finder, astronaut
     exif = Image.Exif()
     exif[images.ORIENTATION] = 6
     astronaut.rotate(90, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    [face], _ = finding.look(tmp_path / "turned.jpg", [96], finder, crops=False)
+    [face], _ = finding.look(tmp_path / "turned.jpg", [images.Frame(96)], finder, crops=False)
     assert middle(face) == pytest.approx((223, 116), abs=12)
 
 
@@ -76,14 +76,14 @@ def test_a_crop_is_taken_as_it_is_unless_faces_are_to_be_detected(finder, astron
     [face] = finder.find(astronaut)
     crop = finding.cut(astronaut, finding.margin(face), 224)
     crop.save(tmp_path / "crop.png")
-    faces, [[square]] = finding.look(tmp_path / "crop.png", [96], finder)
+    faces, [[square]] = finding.look(tmp_path / "crop.png", [images.Frame(96)], finder)
     assert faces == [None] and (square == np.asarray(images.square(crop, 96))).all()
-    [found], _ = finding.look(tmp_path / "crop.png", [96], finder, crops=False)
+    [found], _ = finding.look(tmp_path / "crop.png", [images.Frame(96)], finder, crops=False)
     assert found is not None
     crop.resize((100, 100)).save(tmp_path / "small.png")
-    assert finding.look(tmp_path / "small.png", [96, 64], finder)[0] == [None]
+    assert finding.look(tmp_path / "small.png", [images.Frame(96), images.Frame(64)], finder)[0] == [None]
     Image.new("RGB", (900, 900)).save(tmp_path / "nobody.png")
-    assert finding.look(tmp_path / "nobody.png", [96], finder) == ([], [])
+    assert finding.look(tmp_path / "nobody.png", [images.Frame(96)], finder) == ([], [])
 
 
 def test_a_cut_beyond_the_edge_is_black_there():

@@ -223,6 +223,33 @@ def test_the_central_square_is_kept(upright):
     assert (opened(image, "PNG", 10)[1:-1, 1:-1] == GREEN).all()
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_whole_picture_is_kept_between_black_edges(upright):
+    image = Image.new("RGB", (120, 40), RED)
+    image.paste(GREEN, (40, 0, 80, 40))
+    image = image.transpose(T.ROTATE_90) if upright else image
+    pixels = np.asarray(images.open_rgb(io.BytesIO(encoded(image, "PNG")), 60, whole=True))
+    pixels = pixels.transpose(1, 0, 2) if upright else pixels
+    assert pixels.shape == (60, 60, 3)
+    assert not pixels[:20].any() and not pixels[40:].any()
+    assert (pixels[22:38, :18] == RED).all() and (pixels[22:38, 22:38] == GREEN).all()
+    assert (pixels[22:38, 42:] == RED).all()
+
+
+def test_a_thin_picture_keeps_a_line_in_the_whole_frame():
+    image = images.square(Image.new("RGB", (500, 1), RED), 16, True)
+    assert (np.asarray(image).reshape(-1, 3) == RED).all(1).sum() == 16
+
+
+@pytest.mark.parametrize("wanted", [[(64, True)], [(64, False), (32, False)], [(64, True), (64, False), (32, True)]])
+def test_frames_of_one_decoded_picture_are_as_those_decoded_alone(wanted, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(smooth(800, 500), "JPEG", quality=90))
+    frames = [images.Frame(*each) for each in wanted]
+    for pixels, frame in zip(images.decode_frames(tmp_path / "a.jpg", frames), frames, strict=True):
+        assert pixels.shape == (frame.size, frame.size, 3)
+        assert difference(pixels, images.decode(tmp_path / "a.jpg", *frame)) < 2
+
+
 def test_a_square_of_the_right_size_is_not_touched():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
     assert difference(opened(noise, "PNG", 16), noise) == 0

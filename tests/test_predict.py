@@ -5,6 +5,8 @@ import os
 
 import numpy as np
 import pytest
+import tiny_model
+from PIL import Image
 from tiny_model import COLOURS
 
 from faces import images, predict
@@ -17,6 +19,20 @@ posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POS
 
 def test_a_model_knows_its_classes_and_size(model):
     assert (model.name, model.classes, model.size) == ("tiny", ("blue", "red"), 16)
+
+
+def test_models_of_whole_pictures_and_of_their_centres_are_asked_together(folder, tmp_path):
+    tasks = {
+        "centre": predict.Model(folder),
+        "all": predict.Model(tiny_model.write(tmp_path / "models" / "all", whole=True)),
+        "larger": predict.Model(tiny_model.write(tmp_path / "models" / "larger", size=24)),
+    }
+    assert predict.frames_of(tasks.values()) == [(24, False), (16, True), (16, False)]
+    picture = Image.new("RGB", (90, 30), (40, 0, 0))
+    picture.paste((0, 0, 60), (30, 0, 60, 30))  # a blue centre between red sides
+    picture.save(tmp_path / "a.png")
+    [(_, said)] = predict.predict_files(tasks, tmp_path, ["a.png"])
+    assert [said[task].label for task in tasks] == ["blue", "red", "blue"]
 
 
 def test_probabilities_and_predictions_agree(model):

@@ -259,12 +259,12 @@ SLOWLY = """
 import signal, sys, time
 from faces import images
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
-decode = images.decode_sizes
-def slowly(path, sizes, **options):
+decode = images.decode_frames
+def slowly(path, frames, **options):
     print("decoding", flush=True)
     time.sleep(0.05)
-    return decode(path, sizes, **options)
-images.decode_sizes = slowly
+    return decode(path, frames, **options)
+images.decode_frames = slowly
 import runpy
 runpy.run_path("process.py", run_name="__main__")
 """

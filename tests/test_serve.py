@@ -20,7 +20,7 @@ httpx = pytest.importorskip("httpx2", reason="the extra `serve` is not installed
 
 from fastapi.testclient import TestClient  # noqa: E402
 
-from faces import predict, serve  # noqa: E402
+from faces import images, predict, serve  # noqa: E402
 
 
 def photo(colour="red", size=(40, 30), kind="JPEG"):
@@ -187,7 +187,7 @@ def test_concurrent_requests_share_batches_and_get_their_own_answers(tasks):
     seen = []
 
     class Slow:
-        name, size, classes = "slow", 16, ("no_glasses", "glasses")
+        name, frame, classes = "slow", images.Frame(16), ("no_glasses", "glasses")
 
         def predict(self, pixels):
             seen.append(len(pixels))
@@ -208,7 +208,7 @@ def test_concurrent_requests_share_batches_and_get_their_own_answers(tasks):
 
 def test_overload_is_answered_and_survived(tasks):
     class Slow:
-        name, size, classes = "slow", 16, ("no_glasses", "glasses")
+        name, frame, classes = "slow", images.Frame(16), ("no_glasses", "glasses")
 
         def predict(self, pixels):
             time.sleep(0.1)
@@ -231,7 +231,7 @@ def test_overload_is_answered_and_survived(tasks):
 
 def test_a_network_that_fails_fails_its_batch_alone(tasks):
     class Moody:
-        name, size, classes, calls = "moody", 16, ("no_glasses", "glasses"), 0
+        name, frame, classes, calls = "moody", images.Frame(16), ("no_glasses", "glasses"), 0
 
         def predict(self, pixels):
             self.calls += 1

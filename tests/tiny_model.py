@@ -19,14 +19,18 @@ def picture(path, colour):
     Image.new("RGB", (40, 30), colour).save(path)
 
 
-def write(folder, *, metadata=None, outputs=2, age=False, size=SIZE, classes=CLASSES):
+def write(folder, *, metadata=None, outputs=2, age=False, size=SIZE, whole=False, classes=CLASSES):
     """Write ``folder/model.onnx``: softmax over (blue - red, red - blue), of the means over the picture.
 
     With ``age``: a tenth of the red (0 to 25.5 years) less a tenth of the blue, and an interval of 5.5 years about it.
     """
     outputs = 3 if age else outputs
     about = {"age": {"coverage": 0.9}} if age else {"classes": classes}
-    metadata = {"faces": json.dumps(about | {"size": size})} if metadata is None else metadata
+    metadata = (
+        {"faces": json.dumps(about | {"size": size} | ({"whole": True} if whole else {}))}
+        if metadata is None
+        else metadata
+    )
     weights = [-0.1, 0.1, 0, 0, 0.1, -0.1] if outputs == 2 else [0.1 * age] * 3 + [0.0] * 3 + [-0.1 * age] * 3
     reach = helper.make_tensor("reach", TensorProto.FLOAT, [3], [0.0, -5.5, 5.5])
     last = [
