@@ -23,6 +23,8 @@ class Augment:
     brightness, contrast : largest relative change.
     grey : probability of losing the colour.
     coarse : probability of losing half the resolution, as a small face that was enlarged has.
+    erase : probability of losing a rectangle, a fifth to a half as wide and high as the image, that becomes mid-grey
+        (Zhong et al., 1708.04896), so that no single part decides.
 
     Call it with float ``[n, channels, height, width]`` in 0..1 to get the same back. Randomness comes from torch's
     global generator, which ``training.fit`` seeds anew each epoch.
@@ -40,6 +42,7 @@ class Augment:
     contrast: float = 0.2
     grey: float = 0.0
     coarse: float = 0.0
+    erase: float = 0.0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         n = len(x)
@@ -60,6 +63,8 @@ class Augment:
             gain = (1 + self.contrast * _uniform(n, x.device)).to(x.dtype)
             middle = (0.5 + 0.5 * self.brightness * _uniform(n, x.device)).to(x.dtype)
             x = ((x - 0.5) * gain.view(-1, 1, 1, 1) + middle.view(-1, 1, 1, 1)).clamp_(0, 1)
+        if self.erase:
+            x = torch.where(self._holes(n, *x.shape[2:], x.device), torch.full_like(x[:1, :1, :1, :1], 0.5), x)
         return x
 
     def scaled(self, strength: float) -> Augment:
@@ -68,9 +73,19 @@ class Augment:
         >>> Augment(rotate=10, zoom=(0.5, 2)).scaled(0.5).rotate
         5.0
         """
-        few = {name: min(1.0, getattr(self, name) * strength) for name in ("grey", "coarse")}
+        few = {name: min(1.0, getattr(self, name) * strength) for name in ("grey", "coarse", "erase")}
         sizes = {name: getattr(self, name) * strength for name in ("rotate", "shift", "brightness", "contrast")}
         return replace(self, zoom=tuple(factor**strength for factor in self.zoom), **sizes, **few)
+
+    def _holes(self, n: int, height: int, width: int, device) -> torch.Tensor:
+        """Which pixels are erased: bool ``[n, 1, height, width]``."""
+        inside = (torch.rand(n, 1, 1, 1, device=device) < self.erase).expand(n, 1, height, width)
+        for shape, pixels in (((n, 1, -1, 1), height), ((n, 1, 1, -1), width)):
+            length = 0.2 + 0.3 * torch.rand(n, 1, device=device)
+            start = torch.rand(n, 1, device=device) * (1 - length)
+            at = (torch.arange(pixels, device=device) + 0.5) / pixels
+            inside = inside & ((at >= start) & (at < start + length)).view(shape)
+        return inside
 
     def _matrices(self, n: int, device) -> torch.Tensor:
         """Where each output pixel comes from, in the coordinates of ``affine_grid`` (-1..1): ``[n, 2, 3]``."""

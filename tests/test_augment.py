@@ -19,6 +19,7 @@ CHANGES = {
     "contrast": {"contrast": 0.4},
     "grey": {"grey": 0.5},
     "coarse": {"coarse": 0.5},
+    "erase": {"erase": 0.5},
 }
 each_change = pytest.mark.parametrize("name", CHANGES)
 
@@ -116,6 +117,19 @@ def test_zooming_in_shows_the_middle():
     x[:, :, 4:12, 4:12] = 1
     larger = only(zoom=(2, 2))(x)
     assert (larger[:, :, 1:-1, 1:-1] == 1).all()
+
+
+def test_what_is_erased_is_one_grey_rectangle_of_bounded_size():
+    changed = only(erase=1.0)(torch.zeros(200, 3, 40, 50))
+    assert set(changed.unique().tolist()) == {0.0, 0.5}
+    gone = changed[:, 0] > 0
+    rows, columns = gone.any(2).sum(1), gone.any(1).sum(1)
+    assert torch.equal(gone.sum((1, 2)), rows * columns)  # as full as a rectangle
+    assert rows.min() in (7, 8, 9) and rows.max() in (19, 20, 21)
+    assert columns.min() in (9, 10, 11) and columns.max() in (24, 25, 26)
+    kept = (only(erase=0.25)(torch.zeros(400, 3, 40, 50)) == 0).all(3).all(2).all(1).sum()
+    assert 260 <= kept <= 340  # 300 ± 4.6 standard deviations
+    assert Augment(erase=0.8).scaled(0.5).erase == 0.4 and Augment(erase=0.8).scaled(2).erase == 1
 
 
 def test_the_range_of_zoom_is_kept_to():
