@@ -152,6 +152,30 @@ def small_resnet(outputs: int, *, width: int = 32, depth: int = 1, dropout: floa
     return nn.Sequential(*layers)
 
 
+class Mirrored(nn.Sequential):
+    """The mean of what a network says of an image and of its mirror image; the same layers under the same names.
+
+    >>> double = Mirrored(nn.Flatten(), nn.Linear(2, 1))
+    >>> bool((double(torch.tensor([[[[1.0, 2.0]]]])) == double(torch.tensor([[[[2.0, 1.0]]]]))).all())
+    True
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (super().forward(x) + super().forward(x.flip(3))) / 2
+
+
+@torch.no_grad()
+def see_grey(network: nn.Module) -> None:
+    """Have a network that learnt from grey pictures see colours as the grey that they make, in place.
+
+    On grey pictures nothing changes: the first convolution's three kernels become shares of their sum, the shares of
+    red, green and blue in the brightness of a picture (ITU-R BT.601, as Pillow's mode L has them).
+    """
+    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    shares = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1).to(first.weight)
+    first.weight.copy_(first.weight.sum(1, keepdim=True) * shares)
+
+
 class Finetuned(nn.Module):
     """A pretrained backbone under a new head: standardise, features, mean over the map, dropout, one dense layer.
 
