@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class DatasetParameters:
     traindir: str = setting()
     testdir: str = setting("")  # empty: whole groups of near duplicates of traindir are kept for the test
     image_size: int = setting(64, least=64)  # side of the square input, pixels
+    whole: bool = setting(False)  # keep all of each picture, between black edges; otherwise its central square
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class ModelParameters:
     width: int = setting(32, least=4)  # of small_resnet's first layer, channels
     weight_decay: float = setting(1e-4, least=0)
     dropout_rate: float = setting(0.25, least=0, below=1)
+    mirror: bool = setting(False)  # once trained, it answers with the mean over a picture and its mirror image
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,19 @@ class TrainingParameters:
     balance_classes: bool = setting(False)  # weigh classes by how rare they are
     one_cycle: bool = setting(False)  # the learning rate rises and falls; otherwise it is constant
     augment: bool = setting(False)
+    strength: float = setting(1.0, least=0)  # of the augmentation
+    erase: float = setting(0.0, least=0, below=1)  # share of pictures that lose a rectangle, where they are augmented
     label_smoothing: float = setting(0.0, least=0, below=1)
     average: float = setting(0.0, least=0, below=1)  # share of the run that weights are averaged over
     seed: int = setting(0, least=0)
+
+
+@dataclass(frozen=True)
+class ComparisonParameters:
+    """The runs in which notebook 08 compares the steps on the way to the network: all of one length."""
+
+    num_epochs: int = setting(8, least=1)
+    width: int = setting(16, least=4)
 
 
 @dataclass(frozen=True)
@@ -82,17 +94,19 @@ SECTIONS = {
     "dataset_parameters": DatasetParameters,
     "model_parameters": ModelParameters,
     "training_parameters": TrainingParameters,
+    "comparison_parameters": ComparisonParameters,
     "output_parameters": OutputParameters,
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All four sections, checked."""
+    """All sections, checked."""
 
     dataset: DatasetParameters
     model: ModelParameters
     training: TrainingParameters
+    comparison: ComparisonParameters
     output: OutputParameters
 
 
@@ -145,6 +159,11 @@ def build(model: ModelParameters, classes: int, size: int) -> nn.Module:
     return models.small_resnet(classes, width=model.width, dropout=model.dropout_rate)
 
 
+def answering(network: nn.Module, model: ModelParameters) -> nn.Module:
+    """The network as it answers once it is trained: with its weights, and on the mirror image too where so chosen."""
+    return models.Mirrored(*network) if model.mirror else network
+
+
 def train(
     chosen: Settings,
     manifest: pd.DataFrame,
@@ -184,7 +203,7 @@ def train(
         epochs=rate.num_epochs,
         folder=folder,
         schedule=training.one_cycle() if rate.one_cycle else training.constant,
-        augment=AUGMENT if rate.augment else None,
+        augment=replace(AUGMENT.scaled(rate.strength), erase=rate.erase) if rate.augment else None,
         ema=recipes.average_decay(rate.average, rate.num_epochs, len(feed)),
         seed=rate.seed,
         precision=precision,
@@ -193,7 +212,7 @@ def train(
         progress=progress,
     )
     training.rollback(model, folder, "best")
-    return model, history
+    return answering(model, chosen.model), history
 
 
 def scores(frame: pd.DataFrame) -> dict[str, float]:
@@ -213,7 +232,8 @@ def by_epoch(
     model, rows = build(chosen.model, len(names), pixels.shape[1]), []
     for epoch in training.checkpoints(folder)["epoch"]:
         training.rollback(model, folder, epoch)
-        frame = evaluation.predictions(photos, training.predict(model, feed, **options), names, LABEL)
+        outputs = training.predict(answering(model, chosen.model), feed, **options)
+        frame = evaluation.predictions(photos, outputs, names, LABEL)
         rows.append({"epoch": epoch, "loss": frame["loss"].mean(), **scores(frame)})
     return pd.DataFrame(rows)
 
@@ -268,7 +288,7 @@ def train_and_publish(chosen: Settings, *, progress: bool = True) -> tuple[Path,
     """From a configuration to a model folder; see ``train`` and ``recipes.publish``."""
     output = chosen.output
     manifest = prepare(chosen.dataset, seed=chosen.training.seed, cache=ROOT / output.cache_directory)
-    pixels = batches.load_images(manifest, chosen.dataset.image_size)
+    pixels = batches.load_images(manifest, chosen.dataset.image_size, whole=chosen.dataset.whole)
     target = ROOT / output.out_model_directory
     model, history = train(chosen, manifest, pixels, ROOT / output.run_directory / target.name, progress=progress)
     return publish(chosen, model, history, manifest, pixels, target)
@@ -283,7 +303,13 @@ def publish(
     folder: Path,
     metrics: dict | None = None,
 ) -> tuple[Path, dict]:
-    """Calibrate, test and export a trained network; ``recipes.publish`` with macro-F1 besides."""
+    """Calibrate, test and export a trained network; ``recipes.publish`` with macro-F1 besides.
+
+    Where all pictures are grey, it will see those in colour as grey too (``models.see_grey``).
+    """
+    grey = all((part == part[..., :1]).all() for part in pixels)
+    if grey:
+        models.see_grey(model)
     rows = np.flatnonzero(manifest["split"] == "test")
     feed, names = batches.loader(pixels[rows], np.zeros(len(rows)), 256), recipes.classes(manifest, LABEL)
     frame = evaluation.predictions(
@@ -293,12 +319,22 @@ def publish(
     about = {
         "data": {"fingerprint": data.fingerprint(manifest), "photos": manifest["split"].value_counts().to_dict()},
         # As recipes.load wants it.
-        "recipe": {"network": chosen.model.network, "width": chosen.model.width},
-        "settings": {name: asdict(part) for name, part in vars(chosen).items() if name != "output"},
+        "recipe": {"network": chosen.model.network, "width": chosen.model.width, "mirror": chosen.model.mirror},
+        "grey": grey,
+        "settings": {name: asdict(part) for name, part in vars(chosen).items() if name not in ("comparison", "output")},
         "f1": f1,
         **(metrics or {}),
     }
-    return recipes.publish(model, folder, manifest=manifest, label=LABEL, pixels=pixels, history=history, metrics=about)
+    return recipes.publish(
+        model,
+        folder,
+        manifest=manifest,
+        label=LABEL,
+        pixels=pixels,
+        history=history,
+        metrics=about,
+        whole=chosen.dataset.whole,
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from faces import batches, configured, demo, predict, recipes
 from faces.notebooks import ROOT
@@ -22,9 +23,12 @@ def pictures(tmp_path_factory):
 def config(pictures, tmp_path):
     """A whole file, for a run of two epochs; and where its model folder goes."""
     sections = {
-        "dataset_parameters": {"traindir": str(pictures)},
-        "model_parameters": {"network": "small_resnet", "width": 4},
-        "training_parameters": {"batch_size": 16, "num_epochs": 2, "one_cycle": True, "augment": True, "average": 0.1},
+        "dataset_parameters": {"traindir": str(pictures), "image_size": 80, "whole": True},
+        "model_parameters": {"network": "small_resnet", "width": 4, "mirror": True},
+        "training_parameters": {
+            **{"batch_size": 16, "num_epochs": 2, "one_cycle": True, "average": 0.1},
+            **{"augment": True, "strength": 1.5, "erase": 0.5},
+        },
         "output_parameters": {
             "out_model_directory": str(tmp_path / "artifacts" / "people"),
             "run_directory": str(tmp_path / "runs"),
@@ -48,14 +52,15 @@ def test_a_file_becomes_a_model_folder_that_can_be_used_and_loaded(config, tmp_p
     folder = tmp_path / "artifacts" / "people"
     assert "macro-F1" in said and f"python process.py DIR --model {folder}" in said
     model = predict.Model(folder)
-    assert model.classes == ("female", "male") and model.size == 64
+    assert model.classes == ("female", "male") and model.frame == (80, True)
     network, about = recipes.load(folder)
     assert about["settings"]["training"]["num_epochs"] == 2
     assert about["f1"]["low"] <= about["f1"]["value"] <= about["f1"]["high"]
-    square = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    square = np.random.default_rng(0).integers(0, 256, (3, 80, 80, 3), dtype=np.uint8)
     with torch.inference_mode():
         logits = network(torch.from_numpy(square).permute(0, 3, 1, 2).float() / 255) / about["temperature"]
     assert np.allclose(logits.softmax(1), model.probabilities(square), atol=1e-4)
+    assert np.allclose(model.probabilities(square), model.probabilities(square[:, :, ::-1].copy()), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +109,26 @@ def test_losses_and_networks_are_those_that_were_asked_for(pictures, tmp_path):
     assert curve["epoch"].tolist() == [1] and 0 <= curve["f1"].iloc[0] <= 1
     with pytest.raises(ValueError, match="cartoon_cnn takes pictures of 64 pixels, not 96"):
         configured.build(chosen.model, 2, 96)
+
+
+def test_what_learnt_from_grey_pictures_sees_colours_as_grey(pictures, tmp_path):
+    chosen = configured.settings_of(
+        {"dataset_parameters": {"traindir": str(pictures)}, "model_parameters": {"network": "small_resnet", "width": 4}}
+    )
+    manifest = configured.prepare(chosen.dataset)
+    colour = batches.load_images(manifest, 64)
+    grey = np.repeat(colour.mean(3, keepdims=True).astype(np.uint8), 3, axis=3)
+    torch.manual_seed(0)
+    network = configured.build(chosen.model, 2, 64).eval()
+    as_grey = np.stack([np.asarray(Image.fromarray(square).convert("L").convert("RGB")) for square in colour[:20]])
+    pairs = [torch.from_numpy(some).permute(0, 3, 1, 2).float() / 255 for some in (colour[:20], as_grey)]
+    with torch.inference_mode():
+        before = (network(pairs[0]) - network(pairs[1])).abs().max()
+    folder, about = configured.publish(chosen, network, pd.DataFrame(), manifest, grey, tmp_path / "grey")
+    # Logits, since probabilities of an untrained network are all but equal.
+    logits = [np.log(predict.Model(folder).probabilities(some)) for some in (colour[:20], as_grey)]
+    after = np.abs(logits[0] - logits[1]).max() * about["temperature"]
+    assert about["grey"] and after < 0.1 * before
 
 
 def test_macro_f1_and_its_interval():
