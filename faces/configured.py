@@ -224,13 +224,25 @@ def scores(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def by_epoch(
-    chosen: Settings, manifest: pd.DataFrame, pixels: np.ndarray, folder: str | os.PathLike, split: str, **options
+    chosen: Settings,
+    manifest: pd.DataFrame,
+    pixels: np.ndarray,
+    folder: str | os.PathLike,
+    split: str,
+    *,
+    most: int = 30,
+    **options,
 ) -> pd.DataFrame:
-    """``scores`` and mean cross-entropy of a split after every epoch, from the checkpoints of a run."""
+    """``scores`` and mean cross-entropy of a split over the epochs of a run, from its checkpoints.
+
+    Of a run with more than ``most`` epochs, so many are looked at, spread evenly from the first to the last.
+    """
     names, members = recipes.classes(manifest, LABEL), np.flatnonzero(manifest["split"] == split)
     feed, photos = batches.loader(pixels[members], np.zeros(len(members)), 256), manifest.iloc[members]
     model, rows = build(chosen.model, len(names), pixels.shape[1]), []
-    for epoch in training.checkpoints(folder)["epoch"]:
+    epochs = training.checkpoints(folder)["epoch"].to_numpy()
+    for place in np.unique(np.linspace(0, len(epochs) - 1, min(most, len(epochs))).round().astype(int)):
+        epoch = int(epochs[place])
         training.rollback(model, folder, epoch)
         outputs = training.predict(answering(model, chosen.model), feed, **options)
         frame = evaluation.predictions(photos, outputs, names, LABEL)
