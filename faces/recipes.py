@@ -305,7 +305,7 @@ def card_of(
 ) -> str:
     """The model card of a classifier of ``label`` that was trained on the manifest's training photos.
 
-    unlabelled, whole : as for ``publish``; the terms of those photos hold too.
+    unlabelled, whole : as for ``publish``; the terms of unlabelled photos hold too.
     """
     about_faces = label in ("gender", "glasses", *SIDE_TASKS)
     what = ("crop of one face" if about_faces else "picture") + ", the whole of it between black edges" * whole
