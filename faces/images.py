@@ -163,9 +163,9 @@ def decode_frames(
     path: str | os.PathLike | BinaryIO, wanted: Sequence[Frame], *, max_pixels: int | None = None
 ) -> list[np.ndarray]:
     """``decode`` in several frames of one decoded picture, the largest first in ``wanted``."""
-    if any(frame.whole for frame in wanted):
-        return frames(open_rgb(path, least=2 * wanted[0].size, max_pixels=max_pixels), wanted)
-    return frames(open_rgb(path, wanted[0].size, max_pixels=max_pixels), wanted)
+    largest = wanted[0].size
+    detail = {"least": 2 * largest} if any(frame.whole for frame in wanted) else {"size": largest}
+    return frames(open_rgb(path, **detail, max_pixels=max_pixels), wanted)
 
 
 def frames(image: Image.Image, wanted: Sequence[Frame]) -> list[np.ndarray]:

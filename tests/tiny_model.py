@@ -26,11 +26,7 @@ def write(folder, *, metadata=None, outputs=2, age=False, size=SIZE, whole=False
     """
     outputs = 3 if age else outputs
     about = {"age": {"coverage": 0.9}} if age else {"classes": classes}
-    metadata = (
-        {"faces": json.dumps(about | {"size": size} | ({"whole": True} if whole else {}))}
-        if metadata is None
-        else metadata
-    )
+    metadata = {"faces": json.dumps(about | {"size": size, "whole": whole})} if metadata is None else metadata
     weights = [-0.1, 0.1, 0, 0, 0.1, -0.1] if outputs == 2 else [0.1 * age] * 3 + [0.0] * 3 + [-0.1 * age] * 3
     reach = helper.make_tensor("reach", TensorProto.FLOAT, [3], [0.0, -5.5, 5.5])
     last = [
