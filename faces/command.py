@@ -20,7 +20,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from faces import __version__, finding, results
+from faces import __version__, finding, images, results
 from faces.files import whole_file, write_json
 from faces.predict import (
     ARTIFACTS,
@@ -56,6 +56,7 @@ def process_folder(
     min_confidence: float | str = 0.0,
     resume: bool = False,
     batch_size: int = BATCH_SIZE,
+    max_pixels: int | None = None,
     progress: bool = True,
 ) -> tuple[int, int]:
     """Answer for every picture of a folder and write ``output``; return how many were read and how many could not be.
@@ -77,6 +78,7 @@ def process_folder(
     min_confidence : a face whose label has a lower probability is labelled "unknown" (its probability remains that of
         the label it would have got); "auto" takes each classifier's own threshold.
     resume : go on where a run that was cut short stopped.
+    max_pixels : of a picture, as for ``images.open_rgb``.
 
     Raises
     ------
@@ -100,7 +102,7 @@ def process_folder(
     journal = results.Journal(_journal(output), asked | {"models": models}, resume=resume)
     try:
         todo = (name for name in names if name not in journal) if resume else names
-        said = records(tasks, folder, todo, see=see, least=least, batch_size=batch_size)
+        said = records(tasks, folder, todo, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
         title = " and ".join(printable(model.name) for model in tasks.values())
         bar = tqdm(unit="photo", desc=title, disable=None if progress and sys.stderr else True, leave=False)
         with bar:
@@ -197,6 +199,7 @@ def list_folder(
     model: Model,
     names: Iterable[str],
     batch_size: int = BATCH_SIZE,
+    max_pixels: int | None = None,
     min_confidence: float | str = 0.0,
     faces: str = "crop",
     end: str = "\n",
@@ -216,7 +219,7 @@ def list_folder(
     least, file = {"label": _least(model, min_confidence)}, file or sys.stdout
     read = failed = 0
     see = seer(looked_for(faces, [model]))
-    said = records({"label": model}, folder, names, see=see, least=least, batch_size=batch_size)
+    said = records({"label": model}, folder, names, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
     for name, record in said:
         if "error" in record:
             print(printable(f"{name}: {record['error']}"), file=sys.stderr)
@@ -353,6 +356,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help="faces at once (default: %(default)s)"
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=_positive,
+        default=images.MAX_PIXELS,
+        metavar="N",
+        help="of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 
@@ -443,6 +453,7 @@ def main(argv: list[str] | None = None) -> int:
             min_confidence=options.min_confidence,
             resume=options.resume,
             batch_size=options.batch_size,
+            max_pixels=options.max_pixels,
         )
     except (UsageError, results.JournalError) as error:
         print(f"process.py: {error}", file=sys.stderr)
@@ -477,6 +488,7 @@ def _list(options: argparse.Namespace, folder: str, names: Iterable[str] | None)
             model=model,
             names=find_files(folder, recursive=options.recursive) if names is None else names,
             batch_size=options.batch_size,
+            max_pixels=options.max_pixels,
             min_confidence=options.min_confidence,
             faces=options.faces,
             end="\0" if options.null else "\n",

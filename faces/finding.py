@@ -234,7 +234,7 @@ def look(
         return [None], [images.frames(picture, frames)]
     if not faces:
         return [], []
-    full = picture_size(path)
+    full = images.picture_size(path)
     scale = max(full) / max(picture.size)
     shortest = min(face.right - face.left for face in faces) * MARGIN
     if scale > 1 and shortest < largest:
@@ -247,14 +247,6 @@ def look(
         faces, picture = [_scaled(face, factor) for face in faces], again
     squares = [[np.asarray(cut(picture, margin(face), frame.size)) for frame in frames] for face in faces]
     return [_scaled(face, max(full) / max(picture.size)) for face in faces], squares
-
-
-def picture_size(path) -> tuple[int, int]:
-    """Width and height of a picture in pixels, from its header; turned or not."""
-    if hasattr(path, "seek"):
-        path.seek(0)
-    with Image.open(path) as image:
-        return image.size
 
 
 def _scaled(face: Face, factor: float) -> Face:

@@ -6,30 +6,128 @@ what the network saw in training is what ``process.py`` shows it. Needs numpy an
 
 from __future__ import annotations
 
+import ctypes
+import io
 import os
+import struct
+import threading
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 # Files that desktops leave in folders; they are nobody's photos and nobody's errors.
 LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized", ".directory", ".picasa.ini", "icon\r"}
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SUFFIXES |= {".avif", ".heic", ".heif"}
+# Pillow's names of the formats that photos come in. Its other decoders, of icons, textures and maps, are never tried.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}  # brands, from the 9th byte on
+# What other files are, by their first bytes.
+KNOWN = {
+    b"\xff\x0a": "a JPEG XL picture, which is not read",
+    b"\0\0\0\x0cJXL ": "a JPEG XL picture, which is not read",
+    b"II\xbc\x01": "a JPEG XR picture, which is not read",
+    b"v/1\x01": "an OpenEXR picture, which is not read",
+    b"#?RADIANCE": "a Radiance HDR picture, which is not read",
+    b"8BPS": "a Photoshop document, not a picture",
+    b"%!PS": "a PostScript program, not a picture",
+    b"\xc5\xd0\xd3\xc6": "a PostScript program, not a picture",
+    b"%PDF": "a PDF document, not a picture",
+    b"DDS ": "a texture, not a photo",
+    b"BLP": "a texture, not a photo",
+    b"\0\0\1\0": "an icon, not a photo",
+    b"icns": "an icon, not a photo",
+    b"\x1aE\xdf\xa3": "a video, not a picture",
+}
+RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 ORIENTATION = 0x0112  # the EXIF tag
-MAX_PIXELS = 150_000_000  # a 150-megapixel camera frame; more is taken for a decompression bomb
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Tags of TIFF, and the photometric interpretations of what only a RAW converter makes a picture of.
+SUBFILE_TYPE, OLD_SUBFILE_TYPE, BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 254, 255, 258, 262, 284, 339
+SENSOR_DATA = (32803, 34892)
+MAX_PAGES = 64  # of a TIFF that are looked through for the largest
+# Pixels of a decoded picture: a 150-megapixel camera frame. Of a large JPEG that is decoded at a fraction of its size
+# they are those of the fraction. All that a decoder takes may be MAX_PIXEL_BYTES times as many bytes.
+MAX_PIXELS = 150_000_000
+MAX_PIXEL_BYTES = 8
+MAX_RETURNED = 25_000_000  # pixels; where less detail is asked for, larger pictures come back at a fraction
+STRIP = 1_000_000  # pixels that are converted at a time
+# What white may be in pictures of more than 8 bits that do not use the scale that they declare.
+SCALES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1, 2**24 - 1, 2**31 - 1, 2**32 - 1)
+# Bytes a pixel that decoders take beside the picture: WebP and AVIF for frames of their own, TIFF for strips.
+DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 12, "JPEG2000": 24, "TIFF": 4, "GIF": 1}
+# What Pillow's decoders raise at damaged files, besides OSError.
+DAMAGED = (SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError, AssertionError)
+DAMAGED += (RuntimeError, struct.error, zlib.error)
 
 # Pillow warns of large pictures and odd metadata; what matters of it is decided below. Set once and for all, since
 # warnings.catch_warnings is not safe among the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
+    with suppress(ImportError):  # an older Pillow knows no AVIF
+        import_module(f"PIL.{_name}ImagePlugin")
 
 
 class ImageError(ValueError):
     """A file could not be read as a picture; the message says why, without the file's name."""
+
+
+class Budget:
+    """Bytes that all decoders together may take.
+
+    What a thread decodes counts until it is returned or, within ``until_done``, until that ends or the thread decodes
+    again. A picture that needs more than all of it is decoded when no other is.
+    """
+
+    def __init__(self, total: int):
+        self.total, self.used = total, 0
+        self._turn, self._freed, self._mine = threading.Lock(), threading.Condition(), threading.local()
+
+    def take(self, size: int) -> None:
+        """Wait for ``size`` bytes, first come, first served; what this thread had goes first, so that none is stuck."""
+        self._hold(0)
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: not self.used or self.used + size <= self.total)
+            self._hold(size)
+
+    def decoded(self, size: int) -> None:
+        """Give back all but the ``size`` bytes of the picture that was decoded."""
+        self._hold(size if getattr(self._mine, "keeps", False) else 0)
+
+    @contextmanager
+    def until_done(self) -> Iterator[None]:
+        """Have the last picture that this thread decodes count until the end."""
+        self._mine.keeps = True
+        try:
+            yield
+        finally:
+            self._mine.keeps = False
+            self._hold(0)
+
+    def _hold(self, size: int) -> None:
+        with self._freed:
+            self.used += size - getattr(self._mine, "size", 0)
+            self._mine.size = size
+            self._freed.notify_all()
+
+
+BUDGET = Budget(200_000_000)
 
 
 def is_litter(name: str) -> bool:
@@ -49,70 +147,290 @@ def open_rgb(
 
     Parameters
     ----------
-    path : of a file in any format that Pillow reads, or HEIC where pillow-heif is installed, or such a file opened for
-        reading; of an animation, the first frame.
-    max_pixels : that it may have, default ``MAX_PIXELS``; more is refused before it is decoded.
+    path : of a file in one of ``FORMATS`` (HEIC where pillow-heif is installed), or such a file opened for reading; of
+        an animation the first frame, of a TIFF the largest page that is not marked as a thumbnail.
+    max_pixels : that may be decoded, default ``MAX_PIXELS``; more is refused before it is decoded.
     size : where only a ``size`` × ``size`` square is wanted in the end. The picture is then cut to its
         central square and scaled down to it with antialiasing; JPEGs are decoded at a fraction of
         their size where that is enough (at least twice ``size``), which is many times faster.
     whole : keep all of the picture in that square, between black edges, and not its centre only.
-    least : where not more detail is wanted than a long side of so many pixels shows; the whole picture comes back, a
-        large JPEG at the smallest fraction of its size that has as many.
+    least : where not more detail is wanted than a long side of so many pixels shows; the whole picture comes back at
+        the smallest fraction of its size that has as many, and of ``MAX_RETURNED`` pixels at most.
 
     Returns
     -------
     PIL.Image.Image, mode RGB. EXIF orientation is applied, transparency is laid on white, CMYK,
-    grey, palette and 16-bit pictures are converted.
+    grey, palette and 16-bit pictures are converted; ``_levels`` tells how numbers become grey values.
 
     Raises
     ------
-    ImageError : not a picture, truncated, damaged, empty, gone, or of more pixels than ``max_pixels``.
+    ImageError : not a picture, truncated, damaged, empty, gone, or of more pixels than ``max_pixels``. It keeps
+        nothing of what was decoded.
     """
+    if whole and size:
+        least = 2 * size
+    most, rgb = MAX_PIXELS if max_pixels is None else max_pixels, None
     try:
-        with Image.open(path) as image:
-            most = MAX_PIXELS if max_pixels is None else max_pixels
-            if image.width * image.height > most:
-                raise ImageError(f"{image.width}x{image.height} pixels is over the limit of {most}")
-            if image.format == "EPS":
-                raise ImageError("a PostScript program, not a picture")  # Pillow would have Ghostscript run it
-            if whole and size:
-                least = 2 * size
-            if size and not whole:
-                image.draft("RGB", (2 * size, 2 * size))
-            elif least:
-                scale = min(1.0, least / max(image.size))
-                image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
-            image.load()
-            if image.getexif().get(ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            rgb = _to_rgb(image)
-            return square(rgb, size, whole) if size else rgb
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        beginning = _beginning(path)
-        if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC and "HEIF" not in Image.OPEN:
-            _read_heic()
-            return open_rgb(path, size, whole=whole, least=least, max_pixels=max_pixels)
-        raise ImageError("not a picture in a known format" if beginning else "empty file") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(str(error)) from None
+        rgb = _open_rgb(path, None if whole else size, least, most)
+        return square(rgb, size, whole) if size else rgb
+    except ImageError as error:
+        reason = str(error)
     except MemoryError:
-        raise ImageError("too large for this machine's memory") from None
+        reason = "too large for this machine's memory"
+    finally:
+        BUDGET.decoded(4 * rgb.width * rgb.height if rgb and not size else 0)
+    # Out here, since an error keeps what the frames of its traceback hold, and that of the error before it.
+    raise ImageError(reason)
+
+
+def picture_size(path: str | os.PathLike | BinaryIO) -> tuple[int, int]:
+    """Width and height in pixels of what ``open_rgb`` decodes, from its header; turned or not.
+
+    Raises
+    ------
+    ImageError : not a picture.
+    """
+    with _reading(path) as file:
+        return _opened(file, MAX_PIXELS).size
+
+
+class _Damaged(ImageError):
+    """Pillow gave up on the contents of a file."""
+
+
+def _open_rgb(path, size: int | None, least: int | None, most: int) -> Image.Image:
+    with _reading(path) as file:
+        try:
+            return _load(file, size, least, most)
+        except _Damaged as error:
+            reason = str(error)
+        bare = _without_metadata(file)
+        if bare is None:
+            raise ImageError(reason)
+        return _load(bare, size, least, most)
+
+
+def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Image.Image:
+    image = _opened(file, most)
+    width, height = image.size
+    factor = 1
+    if least:
+        factor = max(max(width, height) // least, _root(width * height, MAX_RETURNED))
+    elif size and (image.format in ("JPEG", "MPO") or width * height > MAX_RETURNED):
+        factor = min(width, height) // (2 * size)
+    factor = max(1, factor)
+    coefficients = _coefficients(image)
+    with _decoding(image.format):
+        # Of the fractions that JPEG offers, the smallest that is large enough.
+        if factor > 1:
+            image.draft("RGB", (max(1, width // factor), max(1, height // factor)))
+    factor = 1 if size and image.size != (width, height) else max(1, factor * max(image.size) // max(width, height))
+    pixels = image.width * image.height
+    if pixels > most:
+        raise ImageError(f"{width}x{height} pixels is over the limit of {most}")
+    takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format, 0)) + coefficients
+    if takes > MAX_PIXEL_BYTES * most:
+        kind = "progressive JPEG" if coefficients else image.format
+        limit = f"the limit of {most} pixels allows for {MAX_PIXEL_BYTES * most // 10**6} MB"
+        raise ImageError(f"{width}x{height} pixels as {kind} take {takes // 10**6} MB to decode, {limit}")
+    BUDGET.take(takes + 4 * pixels // factor**2)
+    wide = image.mode[0] not in "IF" and image.tile and ";16" in str(image.tile[0][3])
+    with _decoding(image.format):
+        image.load()
+    if wide and _hardly_used(image):
+        raise ImageError("16 bits a sample, of which fewer than 12 are used: no telling how bright it is")
+    turn, rgb = TURNS.get(_orientation(image)), _to_rgb(image, factor)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _root(number: int, by: int) -> int:
+    """By how much both sides of a picture are to be divided for ``number`` pixels to become at most ``by``."""
+    return max(1, int(np.ceil(np.sqrt(number / by))))
+
+
+def _pixel_bytes(mode: str) -> int:
+    return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
+
+
+@contextmanager
+def _reading(path: str | os.PathLike | BinaryIO) -> Iterator[BinaryIO]:
+    if hasattr(path, "read"):
+        path.seek(0)
+        yield path
+        return
+    with _decoding():
+        file = Path(path).open("rb")  # noqa: SIM115 (closed below)
+    with file:
+        yield file
+
+
+@contextmanager
+def _decoding(format: str | None = None) -> Iterator[None]:
+    """Around calls of Pillow's decoders alone: what they raise at a damaged file becomes an ImageError."""
+    said = _libtiff_said() if format == "TIFF" else []
+    said.clear()
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise
     except OSError as error:
-        raise ImageError(error.strerror or str(error) or type(error).__name__) from None
-    except Exception as error:  # Pillow's decoders meet hostile bytes with many kinds of exception
-        raise ImageError(f"damaged picture ({type(error).__name__}: {error})") from None
+        detail = error.strerror or str(error) or type(error).__name__
+        raise ImageError(f"damaged picture ({said[-1]})" if said else detail) from None
+    except DAMAGED as error:
+        raise _Damaged(f"damaged picture ({type(error).__name__}: {error})") from None
 
 
-def _beginning(path: str | os.PathLike | BinaryIO) -> bytes:
-    if hasattr(path, "seek"):
-        path.seek(0)
-        beginning = path.read(12)
-        path.seek(0)
-        return beginning
-    with Path(path).open("rb") as file:
-        return file.read(12)
+_messages = threading.local()
+
+
+def _libtiff_said() -> list[str]:
+    """What libtiff has complained of in this thread; it would print that on stderr, and no file's name."""
+    _collect_libtiff()
+    if not hasattr(_messages, "said"):
+        _messages.said = []
+    return _messages.said
+
+
+@cache
+def _collect_libtiff():
+    with suppress(OSError, AttributeError, TypeError):  # a Pillow without it, or one that hides it
+        libtiff = ctypes.CDLL(Image.core.__file__)
+        write = ctypes.CDLL(None).vsnprintf
+        write.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p]
+
+        @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+        def collect(module, form, values):
+            line = ctypes.create_string_buffer(200)
+            write(line, len(line), form, values)
+            _libtiff_said().append(
+                f"{(module or b'TIFF').decode(errors='replace')}: {line.value.decode(errors='replace')}"
+            )
+
+        libtiff.TIFFSetWarningHandler(None)
+        libtiff.TIFFSetErrorHandler(collect)
+        return collect  # kept, or libtiff would call what is gone
+
+
+def _opened(file: BinaryIO, most: int) -> Image.Image:
+    """A picture of which only the header has been read."""
+    file.seek(0)
+    beginning = file.read(32)
+    if not beginning:
+        raise ImageError("empty file")
+    if beginning.startswith(b"GIF8"):
+        BUDGET.take(BUDGET.total)  # Pillow may fill a whole frame when it opens one
+    if Image.MAX_IMAGE_PIXELS and most > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which holds for what it does before it tells the size
+    try:
+        with _decoding():
+            try:
+                image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+            except Image.DecompressionBombError:
+                if not beginning.startswith(b"\xff\xd8"):
+                    raise ImageError(f"more pixels than the limit of {most}") from None
+                file.seek(0)
+                image = JpegImagePlugin.jpeg_factory(file)
+            if image.format == "TIFF":
+                _choose_page(image)
+            return image
+    except UnidentifiedImageError:
+        pass
+    if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC and "HEIF" not in Image.OPEN:
+        _read_heic()
+        return _opened(file, most)
+    raise _Damaged(_what_it_is(beginning))
+
+
+def _what_it_is(beginning: bytes) -> str:
+    """Why a file is no picture that is read, from its first bytes."""
+    brand = beginning[8:12]
+    if beginning[4:8] == b"ftyp":
+        if brand in HEIC:
+            return "HEIC of a kind that pillow-heif does not read"
+        if brand in (b"avif", b"avis"):
+            return "AVIF, damaged or of a kind that this Pillow does not read"
+        return "a RAW photo, which is not read" if brand == b"crx " else "a video, not a picture"
+    if beginning[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "a TIFF that is damaged or of a kind that Pillow does not read"
+    if beginning.startswith(RAW) or beginning[8:10] == b"CR":
+        return "a RAW photo, which is not read"
+    for start, what in KNOWN.items():
+        if beginning.startswith(start):
+            return what
+    return "not a picture in a known format"
+
+
+def _choose_page(image: Image.Image) -> None:
+    """Turn a TIFF to its largest page that is not marked as a thumbnail; the first of several."""
+    best, largest = None, 0
+    for page in range(MAX_PAGES):
+        try:
+            if page:
+                image.seek(page)
+        except EOFError:
+            break
+        except (OSError, *DAMAGED):
+            if image.tag_v2.get(PHOTOMETRIC) in SENSOR_DATA:
+                best = None
+            break
+        tags = image.tag_v2
+        # Bit 0 marks a smaller version of another page, bit 2 a mask of one.
+        reduced = tags.get(SUBFILE_TYPE, 0) & 5 or tags.get(OLD_SUBFILE_TYPE) == 2
+        if not reduced and image.width * image.height > largest:
+            best, largest = page, image.width * image.height
+        if not getattr(image, "is_animated", False):
+            break
+    if best is None:
+        raise ImageError("a RAW photo, of which only a thumbnail could be read")
+    if image.tell() != best:
+        image.seek(best)
+    tags = image.tag_v2
+    if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
+        raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read")
+
+
+def _coefficients(image: Image.Image) -> int:
+    """Bytes that libjpeg keeps of all of a JPEG, whatever the fraction: those of one whose scans do not hold it all."""
+    if image.format not in ("JPEG", "MPO"):
+        return 0
+    # Behind the marker of its first scan are that header's length and the number of components in it.
+    with _decoding():
+        header = image.fp.read(3)
+    if "progressive" not in image.info and len(header) == 3 and header[2] == image.layers:
+        return 0
+    across, down = (max(each[i] for each in image.layer) for i in (1, 2))
+    share = sum(each[1] * each[2] for each in image.layer) / max(1, across * down)
+    return int(2 * share * image.width * image.height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says of how a picture is turned; damaged metadata says nothing."""
+    with suppress(OSError, *DAMAGED):
+        value = image.getexif().get(ORIENTATION, 1)
+        return value if isinstance(value, int) else 1
+    return 1
+
+
+def _without_metadata(file: BinaryIO) -> BinaryIO | None:
+    """A PNG or AVIF less the metadata that Pillow may stumble over; None where that is not it."""
+    file.seek(0)
+    content = file.read(32)
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        content += file.read()
+        kept, at = [content[:8]], 8
+        while at + 12 <= len(content):
+            (length,) = struct.unpack_from(">I", content, at)
+            chunk, at = content[at : at + 12 + length], at + 12 + length
+            whole = chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))
+            if chunk[4:8] in (b"IHDR", b"PLTE", b"IDAT", b"IEND") or (chunk[4:8] in (b"tRNS", b"eXIf") and whole):
+                kept.append(chunk)
+        bare = b"".join(kept)
+    elif content[4:12] in (b"ftypavif", b"ftypavis"):
+        content += file.read()
+        bare = content.replace(b"Exif", b"skip", 8)  # the type of an item, which decoders then pass over
+    else:
+        return None
+    return io.BytesIO(bare) if bare != content else None
 
 
 def _read_heic() -> None:
@@ -188,11 +506,25 @@ def decode_all(paths: Sequence[str], size: int, whole: bool = False) -> np.ndarr
     return decoded
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
+    """A decoded picture as RGB, scaled down by a whole factor; converted in strips, so that no copies pile up."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+        return image.reduce(factor) if factor > 1 else image
+    levels = _levels(image) if image.mode[0] in "IF" else None
+    rows = max(1, STRIP // (image.width * factor)) * factor
+    rgb = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))) if rows < image.height else image
+        strip = _strip_to_rgb(strip, levels)
+        rgb.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
+    if levels:
+        black, white = levels
+        grey = (_numbers(image) - black) * (255 / (white - black))
+        return Image.fromarray(np.clip(grey, 0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         paper = Image.new("RGBA", rgba.size, "white")
@@ -200,17 +532,47 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """Grey values of 16-bit, 32-bit or float pictures as uint8.
+def _numbers(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image)
+    if pixels.dtype == np.int32 and _declared(image)[0] > 2**31:
+        pixels = pixels.view(np.uint32)
+    return np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
 
-    Up to 255 they are taken as they are (a float picture up to 1 as a fraction), up to 65,535 as 16-bit,
-    above that as 32-bit: Pillow's own conversion would clip all of them to white.
+
+def _levels(image: Image.Image) -> tuple[float, float]:
+    """The numbers that are black and white in a picture of more than 8 bits, or of floats.
+
+    Black is 0 and white the largest number that the file's bits can hold, 1 for floats. Where the brightest pixels
+    (all but a thousandth are darker) are over that, or below a sixteenth of it, white is the smallest of ``SCALES``
+    that holds them, or the brightest themselves where they are below a sixteenth of that too. Where the darkest are
+    negative, by more than a sixteenth of the brightest, black is the darkest and white the brightest. A TIFF whose
+    zero is white is the other way round.
     """
-    pixels = np.nan_to_num(pixels, posinf=0, neginf=0)
-    if pixels.dtype.kind == "f" and pixels.max(initial=0) <= 1:
-        scale = 1 / 255
-    elif pixels.dtype.newbyteorder("=") == np.uint16 or 255 < pixels.max(initial=0) <= 65_535:
-        scale = 257
-    else:
-        scale = 1 if pixels.max(initial=0) <= 255 else 2**24
-    return np.clip(pixels / scale, 0, 255).round().astype(np.uint8)
+    shape = tuple(max(1, min(side, 1000)) for side in image.size)
+    sample = _numbers(image if shape == image.size else image.resize(shape, Image.Resampling.NEAREST))
+    darkest, brightest = np.percentile(sample, (0.1, 99.9))
+    declared, inverted = _declared(image)
+    black, white = 0.0, float(declared)
+    if darkest < min(0, -brightest / 16):
+        black, white = darkest, max(brightest, darkest + 1e-9)
+    elif brightest > 0 and not declared / 16 <= brightest <= declared:
+        white = next((scale for scale in SCALES if brightest <= scale), brightest)
+        if white > 16 * brightest:
+            white = brightest
+    return (white, black) if inverted else (black, white)
+
+
+def _declared(image: Image.Image) -> tuple[float, bool]:
+    """The largest number that a file's samples can be, and whether zero is white."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:  # Pillow widens the samples of other formats to 16 bits
+        return 1 if image.mode == "F" else 2**16 - 1, False
+    bits, kind = tags.get(BITS, (16,))[0], tags.get(SAMPLE_FORMAT, (1,))[0]
+    return 1 if kind == 3 else 2 ** (bits - (kind == 2)) - 1, tags.get(PHOTOMETRIC, 0) == 0
+
+
+def _hardly_used(image: Image.Image) -> bool:
+    """Whether a picture of 16-bit samples, of which Pillow keeps the upper 8, is nothing below a sixteenth of them."""
+    colours = len([band for band in image.getbands() if band not in "Aa"])
+    counts = np.reshape(image.histogram(), (-1, 256))[:colours]
+    return counts[:, 16:].sum() <= counts.sum() / 1000

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
 from faces import finding, images, trust
 
@@ -134,9 +135,9 @@ class Model:
         """uint8 ``[n, size, size, 3]`` -> what the graph answers: float32 ``[n, classes]``, or years ``[n, 3]``."""
         try:
             return self.session.run(None, {self.input: pixels})[0]
-        except Exception as error:  # mostly for want of memory
+        except (MemoryError, RuntimeException, Fail) as error:  # mostly for want of memory
             message = f"{self.name} failed on a batch of {len(pixels)}, try a smaller one: {one_line(error)}"
-            raise UsageError(message) from None
+        raise UsageError(message)  # out here, or it would keep what the network was working on
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Of a classifier: float32 ``[n, classes]``, rows summing to 1.
@@ -253,6 +254,7 @@ def records(
     *,
     see: Callable = as_crop,
     least: Mapping[str, float] | None = None,
+    max_pixels: int | None = None,
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
 ) -> Iterator[tuple[str, dict]]:
@@ -262,10 +264,11 @@ def records(
     ----------
     see : how each picture is looked at: ``as_crop``, or ``finding.look`` with its finder.
     least : task -> probability below which a label is "unknown".
+    max_pixels : of a picture, as for ``images.open_rgb``.
     tasks, names, batch_size, threads : as for ``predict_files``; to look for faces there is a thread a core.
     """
     workers = threads or (2 if see is as_crop else max(2, os.cpu_count() or 1))
-    for name, found in _stream(tasks, folder, names, see, batch_size, workers):
+    for name, found in _stream(tasks, folder, names, see, batch_size, workers, max_pixels):
         if isinstance(found, images.ImageError):
             yield name, {"error": str(found)}
         else:
@@ -280,7 +283,7 @@ def place(face: finding.Face | None) -> dict:
     return {"box": box, "score": round(face.score, 4)}
 
 
-def _stream(tasks, folder, names, see, batch_size, workers):
+def _stream(tasks, folder, names, see, batch_size, workers, max_pixels=None):
     frames = frames_of(tasks.values())
     # Finding faces can take a thread so long that a few pictures are enough for it.
     chunk = batch_size if see is as_crop else max(1, batch_size // 8)
@@ -294,7 +297,7 @@ def _stream(tasks, folder, names, see, batch_size, workers):
             while left or ahead or asked:
                 while left and len(ahead) <= workers:
                     if part := next(parts, None):
-                        ahead.append((part, pool.submit(_see_batch, folder, part, frames, see)))
+                        ahead.append((part, pool.submit(_see_batch, folder, part, frames, see, max_pixels)))
                     else:
                         left = False
                 if ahead:
@@ -313,7 +316,7 @@ def _stream(tasks, folder, names, see, batch_size, workers):
                 late.cancel()
 
 
-def _see_batch(folder, names, frames, see) -> list:
+def _see_batch(folder, names, frames, see, max_pixels) -> list:
     """For each name its faces and their squares, or an ImageError."""
     seen: list = []
     for name in names:
@@ -322,11 +325,11 @@ def _see_batch(folder, names, frames, see) -> list:
             mode = os.stat(path).st_mode  # noqa: PTH116
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise images.ImageError("a pipe or device, not a file")  # reading it could wait for ever
-            seen.append(see(path, frames))
-        except images.ImageError as error:
-            seen.append(error)
-        except OSError as error:
-            seen.append(images.ImageError(error.strerror or str(error)))
+            with images.BUDGET.until_done():
+                seen.append(see(path, frames, max_pixels=max_pixels))
+        except (images.ImageError, OSError) as error:
+            # A new error, since one that was raised keeps what its traceback leads to.
+            seen.append(images.ImageError(getattr(error, "strerror", None) or str(error)))
     return seen
 
 

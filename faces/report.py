@@ -93,7 +93,7 @@ def _thumbnails(path: str, faces: list[dict]) -> list[str]:
         return []
     try:
         picture = images.open_rgb(path, least=1000)
-        full = finding.picture_size(path)
+        full = images.picture_size(path)
     except (images.ImageError, OSError):
         return [""] * len(faces)
     scale, made = max(picture.size) / max(full), []

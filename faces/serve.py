@@ -101,15 +101,23 @@ class Batches:
         images.ImageError : it cannot be decoded, or no face was found.
         """
         loop = asyncio.get_running_loop()
-        face, squares = await loop.run_in_executor(self.decoders, self._decode, photo)
+        seen = await loop.run_in_executor(self.decoders, self._decode, photo)
+        if isinstance(seen, str):
+            raise images.ImageError(seen)
+        face, squares = seen
         waiting = loop.create_future()
         self.queue.put_nowait((squares, waiting))
         return face, await waiting
 
-    def _decode(self, photo: bytes) -> tuple[finding.Face | None, dict[images.Frame, np.ndarray]]:
-        faces, found = self.see(io.BytesIO(photo), self.frames, max_pixels=MAX_PIXELS)
+    def _decode(self, photo: bytes) -> tuple[finding.Face | None, dict[images.Frame, np.ndarray]] | str:
+        """The largest face and its squares, or why there is none: in words, since an error keeps its traceback."""
+        try:
+            with images.BUDGET.until_done():
+                faces, found = self.see(io.BytesIO(photo), self.frames, max_pixels=MAX_PIXELS)
+        except images.ImageError as error:
+            return str(error)
         if not faces:
-            raise images.ImageError("no face was found")
+            return "no face was found"
         return faces[0], dict(zip(self.frames, found[0], strict=True))
 
     def _run(self, batch: list[dict[images.Frame, np.ndarray]]) -> list[dict[str, Prediction | Age]]:

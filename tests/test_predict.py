@@ -2,10 +2,12 @@
 
 import itertools
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_model
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from PIL import Image
 from tiny_model import COLOURS
 
@@ -54,8 +56,22 @@ def test_a_model_goes_by_path_or_by_name(folder, monkeypatch):
     assert predict.Model(".").name == "tiny"
 
 
-def test_a_batch_that_the_network_refuses_is_a_plain_error(model):
-    with pytest.raises(predict.UsageError, match="tiny failed on a batch of 1"):
+@pytest.mark.parametrize("kind", [predict.RuntimeException, predict.Fail, MemoryError])
+def test_want_of_memory_in_a_network_is_a_plain_error_and_a_bug_is_not(model, monkeypatch, kind):
+    def fail(*_):
+        raise kind("bad allocation")
+
+    monkeypatch.setattr(model, "session", SimpleNamespace(run=fail))
+    with pytest.raises(predict.UsageError, match="tiny failed on a batch of 1, try a smaller one: bad alloc") as caught:
+        model.probabilities(np.zeros((1, 16, 16, 3), np.uint8))
+    assert caught.value.__context__ is None
+    kind = TypeError
+    with pytest.raises(TypeError):
+        model.probabilities(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_pixels_of_a_wrong_shape_are_a_bug(model):
+    with pytest.raises(InvalidArgument):
         model.probabilities(np.zeros((1, 5, 5, 3), np.uint8))
 
 
