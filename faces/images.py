@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import os
 import struct
 import threading
@@ -73,12 +74,12 @@ SCALES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1, 2**24 - 1, 2*
 # Bytes a pixel that decoders take beside the picture: WebP and AVIF for frames of their own, TIFF for strips.
 DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 12, "JPEG2000": 24, "TIFF": 4, "GIF": 1}
 # What Pillow's decoders raise at damaged files, besides OSError.
-DAMAGED = (SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError, AssertionError)
-DAMAGED += (RuntimeError, struct.error, zlib.error)
+DAMAGED = (SyntaxError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
 
 # Pillow warns of large pictures and odd metadata; what matters of it is decided below. Set once and for all, since
 # warnings.catch_warnings is not safe among the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or its errors would be printed, without a file's name
 for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
     with suppress(ImportError):  # an older Pillow knows no AVIF
         import_module(f"PIL.{_name}ImagePlugin")
@@ -220,6 +221,9 @@ def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Ima
         factor = min(width, height) // (2 * size)
     factor = max(1, factor)
     coefficients = _coefficients(image)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
+        raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read")
     with _decoding(image.format):
         # Of the fractions that JPEG offers, the smallest that is large enough.
         if factor > 1:
@@ -271,7 +275,7 @@ def _decoding(format: str | None = None) -> Iterator[None]:
     said.clear()
     try:
         yield
-    except UnidentifiedImageError:
+    except (ImageError, UnidentifiedImageError):
         raise
     except OSError as error:
         detail = error.strerror or str(error) or type(error).__name__
@@ -302,9 +306,7 @@ def _collect_libtiff():
         def collect(module, form, values):
             line = ctypes.create_string_buffer(200)
             write(line, len(line), form, values)
-            _libtiff_said().append(
-                f"{(module or b'TIFF').decode(errors='replace')}: {line.value.decode(errors='replace')}"
-            )
+            _libtiff_said().append(line.value.decode(errors="replace").removeprefix("tempfile.tif: "))
 
         libtiff.TIFFSetWarningHandler(None)
         libtiff.TIFFSetErrorHandler(collect)
@@ -330,8 +332,9 @@ def _opened(file: BinaryIO, most: int) -> Image.Image:
                     raise ImageError(f"more pixels than the limit of {most}") from None
                 file.seek(0)
                 image = JpegImagePlugin.jpeg_factory(file)
-            if image.format == "TIFF":
-                _choose_page(image)
+            if image.format == "TIFF" and (page := _page(image)) is not None:
+                image = Image.open(file, formats=["TIFF"])
+                image.seek(page)
             return image
     except UnidentifiedImageError:
         pass
@@ -360,33 +363,26 @@ def _what_it_is(beginning: bytes) -> str:
     return "not a picture in a known format"
 
 
-def _choose_page(image: Image.Image) -> None:
-    """Turn a TIFF to its largest page that is not marked as a thumbnail; the first of several."""
-    best, largest = None, 0
-    for page in range(MAX_PAGES):
+def _page(image: Image.Image) -> int | None:
+    """Number of a TIFF's largest page that is not marked as a thumbnail, the first of several; None if it has one."""
+    best, largest, several = None, 0, getattr(image, "is_animated", False)
+    for page in range(MAX_PAGES if several else 1):
         try:
-            if page:
-                image.seek(page)
+            image.seek(page)
         except EOFError:
             break
-        except (OSError, *DAMAGED):
+        except (OSError, TypeError, *DAMAGED):
             if image.tag_v2.get(PHOTOMETRIC) in SENSOR_DATA:
                 best = None
             break
-        tags = image.tag_v2
+        tags, pixels = image.tag_v2, image.width * image.height
         # Bit 0 marks a smaller version of another page, bit 2 a mask of one.
         reduced = tags.get(SUBFILE_TYPE, 0) & 5 or tags.get(OLD_SUBFILE_TYPE) == 2
-        if not reduced and image.width * image.height > largest:
-            best, largest = page, image.width * image.height
-        if not getattr(image, "is_animated", False):
-            break
+        if not reduced and pixels > largest:
+            best, largest = page, pixels
     if best is None:
         raise ImageError("a RAW photo, of which only a thumbnail could be read")
-    if image.tell() != best:
-        image.seek(best)
-    tags = image.tag_v2
-    if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
-        raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read")
+    return best if several else None
 
 
 def _coefficients(image: Image.Image) -> int:
@@ -405,10 +401,11 @@ def _coefficients(image: Image.Image) -> int:
 
 def _orientation(image: Image.Image) -> int:
     """What EXIF says of how a picture is turned; damaged metadata says nothing."""
-    with suppress(OSError, *DAMAGED):
+    try:
         value = image.getexif().get(ORIENTATION, 1)
-        return value if isinstance(value, int) else 1
-    return 1
+    except Exception:  # of whatever kind: a call of Pillow alone
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _without_metadata(file: BinaryIO) -> BinaryIO | None:
@@ -536,7 +533,8 @@ def _numbers(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.dtype == np.int32 and _declared(image)[0] > 2**31:
         pixels = pixels.view(np.uint32)
-    return np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
 
 
 def _levels(image: Image.Image) -> tuple[float, float]:
