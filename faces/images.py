@@ -9,16 +9,16 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import math
 import os
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -102,10 +102,13 @@ class Budget:
 
     def take(self, size: int) -> None:
         """Wait for ``size`` bytes, first come, first served; what this thread had goes first, so that none is stuck."""
-        self._hold(0)
+        if getattr(self._mine, "size", 0):
+            self._hold(0)
         with self._turn, self._freed:
-            self._freed.wait_for(lambda: not self.used or self.used + size <= self.total)
-            self._hold(size)
+            if self.used and self.used + size > self.total:
+                self._freed.wait_for(lambda: not self.used or self.used + size <= self.total)
+            self.used += size
+        self._mine.size = size
 
     def decoded(self, size: int) -> None:
         """Give back all but the ``size`` bytes of the picture that was decoded."""
@@ -213,23 +216,23 @@ def _open_rgb(path, size: int | None, least: int | None, most: int) -> Image.Ima
 
 def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Image.Image:
     image = _opened(file, most)
-    width, height = image.size
-    factor = 1
+    (width, height), jpeg, factor = image.size, image.format in ("JPEG", "MPO"), 1
     if least:
-        factor = max(max(width, height) // least, _root(width * height, MAX_RETURNED))
-    elif size and (image.format in ("JPEG", "MPO") or width * height > MAX_RETURNED):
+        factor = max(max(width, height) // least, math.ceil(math.sqrt(width * height / MAX_RETURNED)))
+    elif size and (jpeg or width * height > MAX_RETURNED):
         factor = min(width, height) // (2 * size)
     factor = max(1, factor)
-    coefficients = _coefficients(image)
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
         raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read")
-    with _decoding(image.format):
-        # Of the fractions that JPEG offers, the smallest that is large enough.
-        if factor > 1:
-            image.draft("RGB", (max(1, width // factor), max(1, height // factor)))
+    # Of a JPEG's first scan: a length, and how many components are in it.
+    header = _pillow(image.fp.read, 3) if jpeg else b""
+    if factor > 1:  # of the fractions that JPEG offers, the smallest that is large enough
+        _pillow(image.draft, "RGB", (max(1, width // factor), max(1, height // factor)))
     factor = 1 if size and image.size != (width, height) else max(1, factor * max(image.size) // max(width, height))
     pixels = image.width * image.height
+    in_scans = jpeg and ("progressive" in image.info or header[2:] != bytes([image.layers]))
+    coefficients = _coefficients(image, width * height) if in_scans else 0
     if pixels > most:
         raise ImageError(f"{width}x{height} pixels is over the limit of {most}")
     takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format, 0)) + coefficients
@@ -239,42 +242,27 @@ def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Ima
         raise ImageError(f"{width}x{height} pixels as {kind} take {takes // 10**6} MB to decode, {limit}")
     BUDGET.take(takes + 4 * pixels // factor**2)
     wide = image.mode[0] not in "IF" and image.tile and ";16" in str(image.tile[0][3])
-    with _decoding(image.format):
-        image.load()
+    _pillow(image.load, format=image.format)
     if wide and _hardly_used(image):
-        raise ImageError("16 bits a sample, of which fewer than 12 are used: no telling how bright it is")
+        raise ImageError("16 bits a sample, of which at most 12 are used: how bright it is cannot be told")
     turn, rgb = TURNS.get(_orientation(image)), _to_rgb(image, factor)
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def _root(number: int, by: int) -> int:
-    """By how much both sides of a picture are to be divided for ``number`` pixels to become at most ``by``."""
-    return max(1, int(np.ceil(np.sqrt(number / by))))
 
 
 def _pixel_bytes(mode: str) -> int:
     return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
 
 
-@contextmanager
-def _reading(path: str | os.PathLike | BinaryIO) -> Iterator[BinaryIO]:
-    if hasattr(path, "read"):
-        path.seek(0)
-        yield path
-        return
-    with _decoding():
-        file = Path(path).open("rb")  # noqa: SIM115 (closed below)
-    with file:
-        yield file
+def _reading(path: str | os.PathLike | BinaryIO):
+    return nullcontext(path) if hasattr(path, "read") else _pillow(open, path, "rb")
 
 
-@contextmanager
-def _decoding(format: str | None = None) -> Iterator[None]:
-    """Around calls of Pillow's decoders alone: what they raise at a damaged file becomes an ImageError."""
+def _pillow(call: Callable, *arguments, format: str | None = None):
+    """What a call of Pillow's decoders returns; what it raises at a damaged file becomes an ImageError."""
     said = _libtiff_said() if format == "TIFF" else []
     said.clear()
     try:
-        yield
+        return call(*arguments)
     except (ImageError, UnidentifiedImageError):
         raise
     except OSError as error:
@@ -324,24 +312,27 @@ def _opened(file: BinaryIO, most: int) -> Image.Image:
     if Image.MAX_IMAGE_PIXELS and most > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which holds for what it does before it tells the size
     try:
-        with _decoding():
-            try:
-                image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-            except Image.DecompressionBombError:
-                if not beginning.startswith(b"\xff\xd8"):
-                    raise ImageError(f"more pixels than the limit of {most}") from None
-                file.seek(0)
-                image = JpegImagePlugin.jpeg_factory(file)
-            if image.format == "TIFF" and (page := _page(image)) is not None:
-                image = Image.open(file, formats=["TIFF"])
-                image.seek(page)
-            return image
+        return _pillow(_identified, file, beginning, most)
     except UnidentifiedImageError:
         pass
     if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC and "HEIF" not in Image.OPEN:
         _read_heic()
         return _opened(file, most)
     raise _Damaged(_what_it_is(beginning))
+
+
+def _identified(file: BinaryIO, beginning: bytes, most: int) -> Image.Image:
+    try:
+        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError:
+        if not beginning.startswith(b"\xff\xd8"):
+            raise ImageError(f"more pixels than the limit of {most}") from None
+        file.seek(0)
+        image = JpegImagePlugin.jpeg_factory(file)  # of which a fraction may be decoded
+    if image.format == "TIFF" and (page := _page(image)) is not None:
+        image = Image.open(file, formats=["TIFF"])
+        image.seek(page)
+    return image
 
 
 def _what_it_is(beginning: bytes) -> str:
@@ -385,18 +376,10 @@ def _page(image: Image.Image) -> int | None:
     return best if several else None
 
 
-def _coefficients(image: Image.Image) -> int:
-    """Bytes that libjpeg keeps of all of a JPEG, whatever the fraction: those of one whose scans do not hold it all."""
-    if image.format not in ("JPEG", "MPO"):
-        return 0
-    # Behind the marker of its first scan are that header's length and the number of components in it.
-    with _decoding():
-        header = image.fp.read(3)
-    if "progressive" not in image.info and len(header) == 3 and header[2] == image.layers:
-        return 0
+def _coefficients(image: Image.Image, pixels: int) -> int:
+    """Bytes that libjpeg keeps of all of a JPEG, at whatever fraction, where no scan of it holds all components."""
     across, down = (max(each[i] for each in image.layer) for i in (1, 2))
-    share = sum(each[1] * each[2] for each in image.layer) / max(1, across * down)
-    return int(2 * share * image.width * image.height)
+    return sum(2 * pixels * each[1] * each[2] for each in image.layer) // max(1, across * down)
 
 
 def _orientation(image: Image.Image) -> int:
