@@ -225,13 +225,11 @@ def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Ima
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
         raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read")
-    # Of a JPEG's first scan: a length, and how many components are in it.
-    header = _pillow(image.fp.read, 3) if jpeg else b""
+    in_scans = jpeg and not _pillow(_in_one_scan, image)
     if factor > 1:  # of the fractions that JPEG offers, the smallest that is large enough
         _pillow(image.draft, "RGB", (max(1, width // factor), max(1, height // factor)))
     factor = 1 if size and image.size != (width, height) else max(1, factor * max(image.size) // max(width, height))
     pixels = image.width * image.height
-    in_scans = jpeg and ("progressive" in image.info or header[2:] != bytes([image.layers]))
     coefficients = _coefficients(image, width * height) if in_scans else 0
     if pixels > most:
         raise ImageError(f"{width}x{height} pixels is over the limit of {most}")
@@ -338,6 +336,8 @@ def _identified(file: BinaryIO, beginning: bytes, most: int) -> Image.Image:
 def _what_it_is(beginning: bytes) -> str:
     """Why a file is no picture that is read, from its first bytes."""
     brand = beginning[8:12]
+    if beginning.startswith(RAW) or beginning[8:10] == b"CR":
+        return "a RAW photo, which is not read"
     if beginning[4:8] == b"ftyp":
         if brand in HEIC:
             return "HEIC of a kind that pillow-heif does not read"
@@ -346,8 +346,6 @@ def _what_it_is(beginning: bytes) -> str:
         return "a RAW photo, which is not read" if brand == b"crx " else "a video, not a picture"
     if beginning[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "a TIFF that is damaged or of a kind that Pillow does not read"
-    if beginning.startswith(RAW) or beginning[8:10] == b"CR":
-        return "a RAW photo, which is not read"
     for start, what in KNOWN.items():
         if beginning.startswith(start):
             return what
@@ -374,6 +372,15 @@ def _page(image: Image.Image) -> int | None:
     if best is None:
         raise ImageError("a RAW photo, of which only a thumbnail could be read")
     return best if several else None
+
+
+def _in_one_scan(image: Image.Image) -> bool:
+    """Whether the first scan of a JPEG, whose header Pillow has just read, holds all of it."""
+    if "progressive" in image.info:
+        return False
+    start = b"\xff\xda\0" + bytes([6 + 2 * image.layers, image.layers])
+    image.fp.seek(-len(start) - 3 - 2 * image.layers, io.SEEK_CUR)
+    return image.fp.read(len(start)) == start
 
 
 def _coefficients(image: Image.Image, pixels: int) -> int:

@@ -1,10 +1,15 @@
 """Every kind of picture comes out as the right-way-up RGB square, every other file as an ImageError."""
 
+import gc
 import io
+import struct
+import threading
+import weakref
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from faces import images
 
@@ -368,3 +373,207 @@ def test_mangled_pictures_raise_nothing_else(format):
 def test_litter_of_operating_systems_is_known():
     assert all(map(images.is_litter, (".DS_Store", "Thumbs.db", "desktop.ini", "._photo.jpg")))
     assert not any(map(images.is_litter, ("photo.jpg", ".photo.jpg", "_photo.jpg", "thumbs.jpg")))
+
+
+# ----------------------------------------------------------------------------- numbers that are not 0 to 255
+
+RAMP = np.linspace(0, 1, 4096).reshape(64, 64)
+
+
+def tiff(numbers, **tags):
+    """A grey TIFF of such numbers; tags by number in place of Pillow's."""
+    about = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        about[int(tag[1:])] = value
+    file = io.BytesIO()
+    Image.fromarray(numbers).save(file, "TIFF", tiffinfo=about)
+    return file
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(RAMP * (2**bits - 1)).round().astype(np.uint16) for bits in (8, 10, 12, 16)]
+    + [(RAMP * most).astype(np.int32) for most in (255, 65_535, 70_000, 2**31 - 2**8)]
+    + [(RAMP * most).astype(np.float32) for most in (1, 1.02, 255, 65_535)]
+    + [(RAMP * 2 - 1).astype(np.float32)],
+    ids=lambda numbers: f"{numbers.dtype} to {numbers.max():.6g}",
+)
+def test_numbers_are_scaled_by_what_they_declare_or_use(numbers):
+    grey = np.asarray(images.open_rgb(tiff(numbers)))[..., 0].astype(int)
+    assert np.abs(grey - RAMP * 255).max() < 2 and (grey[0, 0], grey[-1, -1]) == (0, 255)
+
+
+def test_one_bright_pixel_does_not_darken_the_rest():
+    numbers = (RAMP * 65_535).astype(np.int32)
+    numbers[0, 0] = 10**9
+    assert np.abs(np.asarray(images.open_rgb(tiff(numbers)))[1:, :, 0] - RAMP[1:] * 255).max() < 2
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_white_may_be_zero(bits):
+    numbers = ((1 - RAMP) * (2**bits - 1)).round().astype(np.uint16)
+    content = bytearray(tiff(numbers).getvalue())
+    at = content.index(struct.pack("<HHI", images.PHOTOMETRIC, 3, 1))
+    content[at + 8] = 0
+    assert np.abs(np.asarray(images.open_rgb(io.BytesIO(content)))[..., 0] - RAMP * 255).max() < 2
+
+
+def test_dark_16_bit_colours_are_refused_not_shown_black():
+    def png(shift):
+        rows = b"".join(b"\0" + struct.pack(">3H", *[2**16 - 1 >> shift] * 3) * 8 for _ in range(8))
+        return wrapped(struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0), zlib.compress(rows))
+
+    assert (np.asarray(images.open_rgb(io.BytesIO(png(0)))) == 255).all()
+    with pytest.raises(images.ImageError, match="16 bits a sample, of which at most 12 are used"):
+        images.open_rgb(io.BytesIO(png(4)))
+
+
+def chunk(kind, content, crc=None):
+    crc = zlib.crc32(kind + content) if crc is None else crc
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def wrapped(head, data, *others):
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(others) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+# ------------------------------------------------------------------------------------------ pages of a TIFF
+
+
+@pytest.mark.parametrize(("marked", "shown"), [([1, 0], "red"), ([0, 0], "red"), ([0, 1], "blue"), ([1, 1], None)])
+def test_the_largest_page_that_is_no_thumbnail_counts(marked, shown):
+    small, large = Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (32, 32), "red")
+    for page, mark in zip((small, large), marked, strict=True):
+        page.encoderinfo = {"tiffinfo": {images.SUBFILE_TYPE: mark}}
+    file = io.BytesIO()
+    small.save(file, "TIFF", save_all=True, append_images=[large], tiffinfo={images.SUBFILE_TYPE: marked[0]})
+    if not shown:
+        with pytest.raises(images.ImageError, match="RAW"):
+            images.open_rgb(file)
+        return
+    expected = Image.new("RGB", (1, 1), shown).getpixel((0, 0))
+    assert images.open_rgb(file).getpixel((0, 0)) == expected
+    assert images.picture_size(file) == ((32, 32) if shown == "red" else (8, 8))
+
+
+# --------------------------------------------------------------------------------------------- odd metadata
+
+
+def test_damaged_metadata_of_a_png_does_not_cost_the_picture():
+    head = struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0)
+    data = zlib.compress(b"\0\x07\x07" * 2)
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1)))
+    for odd in (text, chunk(b"tEXt", b"a\0b", crc=0), chunk(b"eXIf", b"\0\x08\0\x02"), chunk(b"iCCP", b"a\0\x09")):
+        assert (np.asarray(images.open_rgb(io.BytesIO(wrapped(head, data, odd)))) == 7).all()
+
+
+def test_orientation_is_applied_beside_tags_that_cannot_be_written_again():
+    exif = Image.Exif()
+    exif[images.ORIENTATION], exif[0x011A] = 6, 72.0
+    content = bytearray(exif.tobytes())
+    at = content.index(struct.pack(">HHI", 0x011A, 5, 1))
+    content[at + 3] = 2  # a resolution in letters
+    stored = quarters().transpose(STORED[6])
+    assert corners(opened(stored, "JPEG", exif=bytes(content))) == [RED, GREEN, BLUE, WHITE]
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (20_000, 9), (1, 3000)])
+def test_thin_jpegs(size):
+    for wanted in ({"least": 100}, {"size": 16}, {"size": 16, "whole": True}):
+        assert images.open_rgb(io.BytesIO(encoded(Image.new("RGB", size), "JPEG")), **wanted).width
+
+
+@pytest.mark.parametrize(
+    ("beginning", "what"),
+    [
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x18ftypcrx ", "RAW"),
+        (b"II*\0\x10\0\0\0CR\x02\0", "RAW"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"\0\0\0\x18ftypisom", "video"),
+    ],
+)
+def test_what_is_not_read_is_named(beginning, what):
+    with pytest.raises(images.ImageError, match=what):
+        images.open_rgb(io.BytesIO(beginning + bytes(99)))
+
+
+@pytest.mark.parametrize("format", ["BLP", "DDS", "ICO", "TGA", "PCX", "SGI", "IM"])
+def test_formats_of_no_photo_are_not_decoded(format):
+    with pytest.raises(images.ImageError):
+        opened(quarters().quantize(8) if format == "BLP" else quarters(), format)
+
+
+def test_what_libtiff_says_is_the_reason_and_not_printed(capfd):
+    content = bytearray(encoded(smooth(60, 60), "TIFF", compression="tiff_deflate"))
+    middle = len(content) // 2
+    content[middle : middle + 99] = b"x" * 99
+    with pytest.raises(images.ImageError, match=r"damaged picture \(.*[Dd]ecod|decoder error"):
+        images.open_rgb(io.BytesIO(content))
+    assert capfd.readouterr().err == ""
+
+
+# ------------------------------------------------------------------------------------------ memory and errors
+
+
+def test_large_jpegs_count_by_what_is_decoded(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 5_000)
+    large, progressive = (encoded(smooth(400, 400), "JPEG", progressive=how) for how in (False, True))
+    assert images.open_rgb(io.BytesIO(large), 25).size == (25, 25)
+    with pytest.raises(images.ImageError, match="400x400 pixels is over the limit of 5000"):
+        images.open_rgb(io.BytesIO(large))
+    with pytest.raises(images.ImageError, match="400x400 pixels as progressive JPEG take 0 MB"):
+        images.open_rgb(io.BytesIO(progressive), 25)
+
+
+def test_a_kept_error_keeps_no_pixels(monkeypatch):
+    seen = []
+    load = PngImagePlugin.PngImageFile.load
+
+    def watched(image):
+        seen.append(weakref.ref(image))
+        return load(image)
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", watched)
+    content = encoded(smooth(300, 300), "PNG")
+    with pytest.raises(images.ImageError) as kept:
+        images.open_rgb(io.BytesIO(content[: len(content) // 2]))
+    gc.collect()
+    assert seen and all(image() is None for image in seen)
+    assert kept.value.__context__ is None
+
+
+@pytest.mark.parametrize("kind", [AttributeError, TypeError, ZeroDivisionError])
+@pytest.mark.parametrize("place", ["_to_rgb", "square"])
+def test_a_bug_is_not_a_damaged_picture(monkeypatch, kind, place):
+    def broken(*_, **__):
+        raise kind("a bug")
+
+    monkeypatch.setattr(images, place, broken)
+    with pytest.raises(kind, match="a bug"):
+        opened(quarters(), "PNG", 16)
+
+
+def test_the_budget_is_kept_and_what_is_larger_is_decoded_alone():
+    budget, most, lock = images.Budget(100), [], threading.Lock()
+    at_once = []
+
+    def work(size):
+        for _ in range(20):
+            with budget.until_done():
+                budget.take(size)
+                with lock:
+                    at_once.append(size)
+                    most.append(sum(at_once))
+                    assert size <= 100 or at_once == [size]
+                with lock:
+                    at_once.remove(size)
+                budget.decoded(size // 10)
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (30, 40, 60, 250)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(most) == 80 and all(total <= 100 or total == 250 for total in most) and budget.used == 0
