@@ -9,6 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# For the shell, whatever spaces and quotes a name holds.
+quoted = '$(subst ','\'',$(1))'
 
 .PHONY: run env test lint demo notebooks train train-simpsons lab clean help
 
@@ -36,12 +38,13 @@ notebooks: $(VENV)/.full
 	$(BIN)/python -m faces.notebooks --profile full $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
 
 train: $(VENV)/.full
-	@test -n "$(DATA)" || { echo "Say where the photos are: make train DATA=dir (dir/class_one/*.jpg, dir/class_two/*.jpg)"; exit 2; }
-	$(BIN)/python -m faces.recipes $(DATA) $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+	@test -n $(call quoted,$(DATA)) || { echo "Say where the photos are: make train DATA=dir (dir/class_one/*.jpg, dir/class_two/*.jpg)"; exit 2; }
+	$(BIN)/python -m faces.recipes $(call quoted,$(DATA)) $(if $(NAME),--name $(call quoted,$(NAME))) \
+		$(if $(EPOCHS),--epochs $(call quoted,$(EPOCHS))) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS)))
 
 train-simpsons: CONFIG ?= configs/simpsons.yaml
 train-simpsons: $(VENV)/.full
-	$(BIN)/python -m faces.configured $(CONFIG)
+	$(BIN)/python -m faces.configured $(call quoted,$(CONFIG))
 
 lab: $(VENV)/.full
 	$(BIN)/jupyter lab notebooks

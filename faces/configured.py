@@ -139,8 +139,11 @@ def prepare(dataset: DatasetParameters, *, seed: int = 0, cache: str | os.PathLi
     if dataset.testdir:
         held_out = data.read(dataset.testdir).assign(subset="test")
         # One source, so that its test is the one that is given.
-        held_out["source"] = manifest["source"].iloc[0]
-        manifest = pd.concat([manifest, held_out], ignore_index=True)
+        source, understood = manifest["source"].iloc[0], manifest.attrs["read"]
+        for about in held_out.attrs["read"].values():
+            understood[source]["left_out"] += about["left_out"]
+        manifest = pd.concat([manifest, held_out.assign(source=source)], ignore_index=True)
+        manifest.attrs["read"] = understood
     if LABEL not in manifest:
         kinds = [column for column in ("gender", "glasses") if column in manifest]
         if not kinds:
@@ -216,9 +219,9 @@ def train(
 
 
 def scores(frame: pd.DataFrame) -> dict[str, float]:
-    """Accuracy, and precision, recall and F1 averaged over the classes, of a predictions frame."""
+    """Accuracy, and precision, recall and F1 averaged over the classes that occur, of a predictions frame."""
     precision, recall, f1, _ = precision_recall_fscore_support(
-        frame[LABEL], frame["predicted"], average="macro", zero_division=0
+        frame[LABEL], frame["predicted"], labels=sorted(frame[LABEL].unique()), average="macro", zero_division=0
     )
     return {"accuracy": frame["correct"].mean(), "precision": precision, "recall": recall, "f1": f1}
 
@@ -251,8 +254,8 @@ def by_epoch(
 
 
 def f1_interval(frame: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Macro-F1 of a predictions frame with its 95 % interval, bootstrapped by whole groups."""
-    names = sorted(frame[LABEL].unique())
+    """Macro-F1 over the classes that occur, with its 95 % interval, bootstrapped by whole groups."""
+    names = sorted({*frame[LABEL], *frame["predicted"]})
     truth, said = (pd.Categorical(frame[column], names).codes for column in (LABEL, "predicted"))
     groups = np.unique(frame["group"], return_inverse=True)[1]
     rng, drawn = np.random.default_rng(seed), []
@@ -289,9 +292,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("faces.configured: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    for source, about in figures["test"].items():
-        right = f"{about['accuracy']['value']:.1%} of {about['photos']:,} test pictures right"
-        print(f"{source}: {right}, macro-F1 {figures['f1']['value']:.3f}")
+    for line in evaluation.told(figures):
+        print(line)
+    if figures["f1"]["value"] is not None:
+        print(f"macro-F1 {figures['f1']['value']:.3f}")
     print(f"{folder} written; use it with: python process.py DIR --model {folder}")
     return 0
 
@@ -300,6 +304,7 @@ def train_and_publish(chosen: Settings, *, progress: bool = True) -> tuple[Path,
     """From a configuration to a model folder; see ``train`` and ``recipes.publish``."""
     output = chosen.output
     manifest = prepare(chosen.dataset, seed=chosen.training.seed, cache=ROOT / output.cache_directory)
+    print(data.describe(manifest, LABEL), file=sys.stderr)
     pixels = batches.load_images(manifest, chosen.dataset.image_size, whole=chosen.dataset.whole)
     target = ROOT / output.out_model_directory
     model, history = train(chosen, manifest, pixels, ROOT / output.run_directory / target.name, progress=progress)

@@ -16,12 +16,15 @@ nine buckets), ``race`` (in the words of its source), ``label`` (the class folde
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import hashlib
 import io
 import itertools
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -49,16 +52,49 @@ COMMON_RACES |= {
 }
 SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUBSETS["testing"] = "test"
-GENDERS = dict.fromkeys(("female", "f", "woman", "women", "girl", "girls"), "female")
-GENDERS |= dict.fromkeys(("male", "m", "man", "men", "boy", "boys"), "male")
+# Words that mean female or male, in the order of README's list. Folders and columns of other words keep their names.
+GENDERS = dict.fromkeys(
+    ("female", "f", "weiblich", "féminin", "femenino", "femminile", "feminino", "女", "女性"), "female"
+)
+GENDERS |= dict.fromkeys(("male", "m", "männlich", "masculin", "masculino", "maschile", "男", "男性"), "male")
+# In a column that is called gender these mean the same, as long as there are only two: boys and men may be two classes.
+PEOPLE = dict.fromkeys(("woman", "women", "girl", "girls"), "female") | dict.fromkeys(
+    ("man", "men", "boy", "boys"), "male"
+)
+# What takes the place of an age, a gender or a person that is not known. Elsewhere they are labels like any other.
+UNKNOWN = ("none", "na", "n/a", "nan", "null", "unknown", "?", "-")
+
+# Folders that systems make among people's photos, besides those whose names begin with a dot: previews, bins, copies.
+MACHINE_FOLDERS = {"@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot", "__macosx"}
+MACHINE_FOLDERS |= {"$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "lost.dir"}
+MACHINE_FOLDERS |= {"lost+found", "__pycache__", "network trash folder", "temporary items", "ipod photo cache"}
 
 # AGE_GENDER_RACE_DATE.jpg.chip.jpg; some real names lack the race or carry a damaged date, and still tell the rest.
 UTKFACE_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?\d{8,}")
+# The folders that UTKFace is handed out in; photos in any others were sorted by somebody.
+UTKFACE_PARTS = re.compile(r"(crop[ _-]?)?part[ _-]?\d+|.*utk.*", re.IGNORECASE)
 MEGLASS = "meta.txt"
-FILE_COLUMNS = ("path", "file", "file_name", "filename", "image", "img", "image_path", "name")
+FILE_COLUMNS = (
+    "path",
+    "file",
+    "file_name",
+    "filename",
+    "image",
+    "img",
+    "image_path",
+    "file_path",
+    "image_name",
+    "name",
+)
+# Headings that are known in any spelling: File Name, AGE.
+HEADINGS = {*FILE_COLUMNS, "label", "gender", "age", "real_age", "age_group", "race", "glasses"}
+HEADINGS |= {"identity", "group", "split", "subset", "source"}
+# Columns that the manifest has for itself; all others are labels.
+OWN = {"path", "name", "source", "subset", "error", "width", "height", "sha256", "phash", "group", "split"}
+OWN |= {"origin", "identity", "title"}
 UNDERSTOOD = """Understood are:
   - class folders: DIR/female/*.jpg, DIR/male/*.jpg, or any tree of one folder a class (also below train/ and test/)
-  - UTKFace names: AGE_GENDER_RACE_DATE.jpg.chip.jpg
+  - UTKFace names, in one folder: AGE_GENDER_RACE_DATE.jpg.chip.jpg
   - a CSV beside the images that names them in a column `file`, `file_name` or `path`, and their labels in others
     (FairFace's fairface_label*.csv, ChaLearn's labels.csv with file_name,real_age)
   - MeGlass's meta.txt beside its images: lines of a file's name and 1 (black glasses) or 0 (none)"""
@@ -92,52 +128,183 @@ def read(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> pd.DataFrame
     roots = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
     if not roots:
         raise LayoutError("no data folder was given")
-    frames, sources = [], []
+    frames, understood = [], {}
     for root in map(Path, roots):
         if not root.is_dir():
             raise FileNotFoundError(
                 f"no such data folder: {root}. Put the images there, name another folder, "
                 f"or draw a practice set: python -m faces.demo {root}"
             )
-        frame = _read_root(root)
+        frame, layout, left_out = _read_root(root, joined=len(roots) > 1)
         # Two roots of the same name must not pass for one source.
         name = root.resolve().name
         tries = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        sources.append(next(source for source in tries if source not in sources))
-        frame.insert(2, "source", sources[-1])
+        source = next(source for source in tries if source not in understood)
+        understood[source] = {"layout": layout, "left_out": left_out}
+        frame.insert(2, "source", source)
         frames.append(frame)
+    if any("gender" in frame for frame in frames):
+        frames = [_label_as_gender(frame) for frame in frames]
     manifest = pd.concat(frames, ignore_index=True)
     if "age" in manifest:
         from_years = pd.cut(manifest["age"], [0, 3, 10, 20, 30, 40, 50, 60, 70, 201], right=False, labels=AGE_GROUPS)
         known = manifest.get("age_group")
         years = from_years.astype(object)
         manifest["age_group"] = years if known is None else known.where(known.notna(), years)
-    return manifest.sort_values(["source", "name"], ignore_index=True)
+    manifest = manifest.sort_values(["source", "name"], ignore_index=True)
+    manifest.attrs["read"] = understood
+    return manifest
 
 
-def _read_root(root: Path) -> pd.DataFrame:
-    tables = [table for table in sorted(root.glob("*.csv")) if _file_column(table)]
+def describe(manifest: pd.DataFrame, label: str | None = None) -> str:
+    """What ``read`` understood, to be shown before anything is trained: layouts, counts of classes, what was left out.
+
+    Parameters
+    ----------
+    manifest : as from ``read``, or later.
+    label : the column to count; by default all that are known by name.
+    """
+    lines = []
+    for source, part in manifest.groupby("source"):
+        about = manifest.attrs.get("read", {}).get(source, {"layout": "", "left_out": []})
+        subsets = part["subset"].dropna().value_counts()
+        official = "".join(f", {count:,} of them for {subset}" for subset, count in subsets.items())
+        lines.append(f"{source}: {len(part):,} images by {about['layout']}{official}")
+        if about["left_out"]:
+            lines.append(f"  left out: {_listed(about['left_out'], 8)}")
+    columns = (
+        [label] if label else [c for c in ("gender", "age", "age_group", "race", "glasses", "label") if c in manifest]
+    )
+    for column in columns:
+        values, missing = manifest[column].dropna(), int(manifest[column].isna().sum())
+        counts = [f"{name} {count:,}" for name, count in values.value_counts().items()]
+        if pd.api.types.is_float_dtype(values) and len(values):
+            counts = [f"{values.min():g} to {values.max():g}"]
+        lines.append(
+            f"{column}: {_listed(counts, 20) or 'none'}" + (f"; {missing:,} images have none" if missing else "")
+        )
+    return "\n".join(lines)
+
+
+def _listed(items: Sequence[str], most: int) -> str:
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def _read_root(root: Path, *, joined: bool) -> tuple[pd.DataFrame, str, list[str]]:
+    """The rows of one root, the layout that they were read by, and what was left out."""
+    names, left_out = _walk(root)
+    tables, refused = {}, []
+    for table in sorted(file for file in root.iterdir() if file.suffix.lower() in (".csv", ".tsv")):
+        if not table.name.startswith("."):
+            try:
+                tables[table.name] = _read_csv(root, table, names)
+            except LayoutError as error:
+                refused.append(str(error))
+    if not tables and (root / MEGLASS).is_file():
+        try:
+            tables[MEGLASS] = _read_meglass(root, names)
+        except LayoutError as error:
+            refused.append(str(error))
     if tables:
-        return pd.concat([_read_csv(root, table) for table in tables], ignore_index=True)
-    if (root / MEGLASS).is_file():
-        return _read_meglass(root)
-    names = sorted(_image_names(root))
+        frame = pd.concat(tables.values(), ignore_index=True)
+        if unnamed := len(set(names).difference(frame["name"])):
+            left_out.append(f"{unnamed:,} images that {' and '.join(tables)} do not name")
+        return frame, " and ".join(tables), left_out + refused
     if not names:
-        raise LayoutError(f"{root} holds no image. {UNDERSTOOD}")
-    base = [name.rsplit("/", 1)[-1] for name in names]
-    matches = [UTKFACE_NAME.match(name) for name in base]
-    if sum(map(bool, matches)) > len(names) / 2:
-        return _read_utkface(root, names, matches)
-    return _read_class_folders(root, names)
+        raise LayoutError(". ".join([f"{root} holds no image", *refused, UNDERSTOOD]))
+    folders = _folders(names)
+    classes = set(folders["label"].dropna())
+    matches = [UTKFACE_NAME.match(name.rsplit("/", 1)[-1]) for name in names]
+    parts = len(classes) < 2 or "" in classes or all(map(UTKFACE_PARTS.fullmatch, classes))
+    if parts and sum(map(bool, matches)) > len(names) / 2:
+        return _read_utkface(root, names, matches), "UTKFace names", left_out + refused
+    if "" in classes or len(classes) < (1 if joined else 2):
+        loose = int((folders["label"] == "").sum())
+        found = ", ".join(sorted(filter(None, classes))) or "none"
+        told = f"{root} holds {len(names)} images, {loose} of them in no class folder (class folders found: {found}; "
+        raise LayoutError(". ".join([f"{told}first image: {names[0]})", *refused, UNDERSTOOD]))
+    outside = folders[folders["label"].isna()]
+    if len(outside):
+        left_out.append(
+            f"{len(outside):,} images beside its folders of {' and '.join(folders['subset'].dropna().unique())}"
+        )
+        folders = folders.drop(outside.index).reset_index(drop=True)
+    frame = pd.DataFrame({"path": [str(root / name) for name in folders["name"]], **folders})
+    if {GENDERS.get(_word(name)) for name in classes} == {"female", "male"} and len(set(map(_word, classes))) == 2:
+        frame = _label_as_gender(frame)
+    return frame, "class folders", left_out + refused
 
 
-def _image_names(root: Path) -> Iterable[str]:
-    """Paths below ``root`` (with forward slashes) of everything that goes by an image's suffix."""
-    for folder, _, files in os.walk(root):
-        below = Path(folder).relative_to(root)
-        for file in files:
-            if Path(file).suffix.lower() in images.SUFFIXES and not images.is_litter(file):
-                yield (below / file).as_posix()
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Paths below ``root`` (sorted, with forward slashes) of what goes by an image's suffix; and what was left out.
+
+    Links to folders are followed once all others were read, each folder is read once.
+    """
+    names, left_out, hidden = [], [], 0
+    waiting, links, seen = [""], [], set()
+    while waiting or links:
+        below = waiting.pop() if waiting else links.pop(0)
+        real = os.path.realpath(root / below)
+        if real in seen or (below and Path(os.path.realpath(root)).is_relative_to(real)):
+            left_out.append(f"{below} (a link to what is read already)")
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(root / below) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            if not below:
+                raise
+            left_out.append(f"{below} ({error.strerror})")
+            continue
+        for entry in entries:
+            name = f"{below}/{entry.name}" if below else entry.name
+            linked, folder, file = entry.is_symlink(), False, False
+            with contextlib.suppress(OSError):  # a link to itself, or to where one may not look
+                folder, file = entry.is_dir(), entry.is_file()
+            if folder:
+                if entry.name.startswith(".") or entry.name.lower() in MACHINE_FOLDERS:
+                    left_out.append(f"{name}/")
+                else:
+                    (links if linked else waiting).append(name)
+            elif Path(entry.name).suffix.lower() in images.SUFFIXES:
+                if not entry.name.startswith("."):
+                    names.append(name)
+                elif not images.is_litter(entry.name):
+                    hidden += 1
+            elif linked and not file:
+                left_out.append(f"{name} (a link to nothing)")
+    return sorted(names), sorted(left_out) + ([f"{hidden:,} hidden images"] if hidden else [])
+
+
+def _folders(names: Sequence[str]) -> pd.DataFrame:
+    """``name``, official ``subset`` and ``label`` by the folders that photos lie in: "" for none.
+
+    A label is missing where a photo lies beside folders of official subsets.
+    """
+    parts = [name.split("/")[:-1] for name in names]
+    # An archive often unpacks into one wrapping folder (or two); look below it.
+    while len({tuple(part[:1]) for part in parts}) == 1 and len(parts[0]) > 1 and parts[0][0].lower() not in SUBSETS:
+        parts = [part[1:] for part in parts]
+    heads = [SUBSETS.get(part[0].lower()) if part else None for part in parts]
+    # A class may be called train, as long as it does not stand beside test.
+    if None in heads and len({*heads}) < 3:
+        return pd.DataFrame({"name": names, "subset": None, "label": [part[0] if part else "" for part in parts]})
+    labels = [(part[1] if len(part) > 1 else "") if head else None for head, part in zip(heads, parts, strict=True)]
+    return pd.DataFrame({"name": names, "subset": heads, "label": labels}).astype(object)
+
+
+def _word(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().lower()
+
+
+def _label_as_gender(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with ``label`` as ``gender``, if all its labels mean female or male."""
+    if "gender" in frame or "label" not in frame or not set(map(_word, frame["label"].dropna())) <= set(GENDERS):
+        return frame
+    genders = [None if pd.isna(name) else GENDERS[_word(name)] for name in frame["label"]]
+    return frame.assign(label=genders).rename(columns={"label": "gender"})
 
 
 def _read_utkface(root: Path, names: Sequence[str], matches: Sequence[re.Match | None]) -> pd.DataFrame:
@@ -158,46 +325,17 @@ def _read_utkface(root: Path, names: Sequence[str], matches: Sequence[re.Match |
     return pd.DataFrame(rows)
 
 
-def _read_class_folders(root: Path, names: Sequence[str]) -> pd.DataFrame:
-    parts = [name.split("/")[:-1] for name in names]
-    # An archive often unpacks into one wrapping folder (or two); look below it.
-    while len({tuple(part[:1]) for part in parts}) == 1 and len(parts[0]) > 1 and parts[0][0].lower() not in SUBSETS:
-        parts = [part[1:] for part in parts]
-    heads = {part[0].lower() if part else "" for part in parts}
-    subsets = [None] * len(parts)
-    if heads <= set(SUBSETS) and "" not in heads:
-        subsets = [SUBSETS[part[0].lower()] for part in parts]
-        parts = [part[1:] for part in parts]
-    labels = [part[0] if part else "" for part in parts]
-    classes = sorted(set(labels))
-    if len(classes) < 2 or "" in classes:
-        loose = sum(label == "" for label in labels)
-        raise LayoutError(
-            f"{root} holds {len(names)} images, {loose} of them in no class folder "
-            f"(class folders found: {', '.join(filter(None, classes)) or 'none'}; first image: {names[0]}). "
-            + UNDERSTOOD
-        )
-    column = "gender" if {label.lower() for label in labels} <= set(GENDERS) else "label"
-    values = [GENDERS[label.lower()] for label in labels] if column == "gender" else labels
-    paths = [str(root / name) for name in names]
-    return pd.DataFrame({"path": paths, "name": names, "subset": subsets, column: values})
-
-
-def _read_meglass(root: Path) -> pd.DataFrame:
-    lines = [
-        line.rsplit(maxsplit=1) for line in (root / MEGLASS).read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+def _read_meglass(root: Path, found: Sequence[str]) -> pd.DataFrame:
+    lines = [line.rsplit(maxsplit=1) for line in _text(root / MEGLASS).splitlines() if line.strip()]
     wrong = next(
         (number for number, parts in enumerate(lines, 1) if len(parts) < 2 or parts[1] not in ("0", "1")), None
     )
     if wrong or not lines:
-        raise LayoutError(f"{root / MEGLASS}, entry {wrong or 1}: not a file's name and 0 or 1. {UNDERSTOOD}")
+        raise LayoutError(f"{root / MEGLASS}, entry {wrong or 1}: not a file's name and 0 or 1")
     files = [name for name, _ in lines]
-    folder = _folder_of(root, files)
+    folder = _folder_of(root, files, found)
     if folder is None:
-        raise LayoutError(
-            f"{root / MEGLASS} names {len(files)} files, the first {files[0]}, not found below {root}. {UNDERSTOOD}"
-        )
+        raise LayoutError(f"{root / MEGLASS} names {len(files)} files, the first {files[0]}, not found below {root}")
     names = files if folder == "." else [f"{folder}/{name}" for name in files]
     return pd.DataFrame(
         {
@@ -211,56 +349,112 @@ def _read_meglass(root: Path) -> pd.DataFrame:
     )
 
 
-def _file_column(table: Path) -> str | None:
+def _text(path: Path) -> str:
+    """The text of a file in UTF-8 or UTF-16, with or without a mark, or in the code of Western Windows."""
+    content = path.read_bytes()
+    codes = ("utf-16",) if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ("utf-8-sig", "cp1252")
+    for code in codes:
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode(code)
+    return content.decode("latin-1")
+
+
+def _table_of(path: Path) -> pd.DataFrame:
+    """A CSV with whatever separates its columns, as text; only empty fields are missing, known headings small."""
+    text = _text(path)
+    if "\0" in text:
+        raise LayoutError(f"{path} is not text")
+    options = {"dtype": str, "keep_default_na": False, "na_values": [""], "skipinitialspace": True, "index_col": False}
+    text = re.sub(r"\Asep=.\s*", "", text, flags=re.IGNORECASE)  # a line for Excel
     try:
-        columns = pd.read_csv(table, nrows=0).columns
-    except (ValueError, UnicodeDecodeError):
-        return None
-    return next((column for column in FILE_COLUMNS if column in columns), None)
+        heads = {sep: pd.read_csv(io.StringIO(text), sep=sep, nrows=0, **options).columns for sep in ",;\t|"}
+        named = [sep for sep, head in heads.items() if set(map(_heading, head)) & set(FILE_COLUMNS)]
+        sep = named[0] if named else max(heads, key=lambda sep: len(heads[sep]))
+        rows = pd.read_csv(io.StringIO(text), sep=sep, **options)
+    except ValueError as error:  # pandas' own errors are among them
+        raise LayoutError(f"{path} cannot be read as CSV: {error}") from None
+    taken = set(rows.columns)
+    return rows.rename(columns=lambda name: _heading(name) if _heading(name) not in taken else name.strip())
 
 
-def _read_csv(root: Path, table: Path) -> pd.DataFrame:
-    column = _file_column(table)
-    rows = pd.read_csv(table, dtype={column: str, "label": str})
-    rows = rows[rows[column].notna()].reset_index(drop=True)
-    files = rows[column].str.replace("\\", "/")
-    if files.empty:
-        raise LayoutError(f"{table} names no file in its column `{column}`. {UNDERSTOOD}")
-    folder = _folder_of(root, files.tolist())
-    if folder is None:
-        raise LayoutError(
-            f"{table} names {len(files)} files, the first {files[0]}, not found below {root}. {UNDERSTOOD}"
-        )
+def _heading(name: str) -> str:
+    """A known heading as it is written here; another as it is."""
+    plain = re.sub(r"[\s-]+", "_", name.strip().lower())
+    return plain if plain in HEADINGS else name.strip()
+
+
+def _read_csv(root: Path, table: Path, found: Sequence[str]) -> pd.DataFrame:
+    rows = _table_of(table)
+    columns = [column for column in FILE_COLUMNS if column in rows]
+    if not columns:
+        headings = _listed(list(rows.columns), 8)
+        raise LayoutError(f"{table} has no column `file`, `file_name` or `path` in its first line: {headings}")
+    for column in columns:
+        named = rows[rows[column].notna()].reset_index(drop=True)
+        files = named[column].str.replace("\\", "/")
+        folder = _folder_of(root, files.tolist(), found)
+        if folder is not None:
+            break
+    else:
+        files = rows[columns[0]].dropna()
+        if files.empty:
+            raise LayoutError(f"{table} names no file in its column `{columns[0]}`")
+        raise LayoutError(f"{table} names {len(files)} files, the first {files.iloc[0]}, not found below {root}")
+    rows = named
     names = files if folder == "." else folder + "/" + files
     frame = pd.DataFrame({"path": [str(root / name) for name in names], "name": names})
     given = rows.get("split", rows.get("subset", files.str.split("/").str[0]))
     frame["subset"] = given.astype(str).str.lower().map(SUBSETS).astype(object)
     # Names that the manifest uses for itself step aside.
     renamed = {"source": "origin", "group": "identity", "real_age": "age", "name": "title"}
-    for name in rows.columns.difference([column, "split", "subset"], sort=False):
-        frame[renamed.get(name, name)] = rows[name]
+    for name in rows.columns.difference([column, "path", "split", "subset"], sort=False):
+        frame[renamed.get(name, name)] = class_names(rows[name])
+    if not set(frame.columns) - OWN:
+        raise LayoutError(f"{table} names files and says nothing of them")
+    for name in {"gender", "identity"}.intersection(frame):
+        frame[name] = frame[name].mask(frame[name].str.lower().isin(UNKNOWN), None)
     if "gender" in frame:
-        frame["gender"] = frame["gender"].astype(str).str.lower().map(GENDERS).astype(object)
+        words = frame["gender"].dropna().map(_word)
+        people = GENDERS | PEOPLE
+        two = words.nunique() == 2 and set(words.map(people)) == {"female", "male"}
+        meant = words.map(people if two else GENDERS)
+        frame["gender"] = meant.reindex(frame.index).astype(object).where(lambda known: known.notna(), frame["gender"])
     if "identity" in frame:
         # MTFL's photos from the web all have the identity "net:", a kind without a name: nobody knows who it is.
-        nameless = frame["identity"].astype(str).str.endswith(":")
-        frame["identity"] = frame["identity"].astype(object).mask(nameless, None)
-    if "age" in frame and not pd.api.types.is_numeric_dtype(frame["age"]):
-        frame["age_group"] = frame.pop("age").replace("more than 70", "70+").astype(object)
+        frame["identity"] = frame["identity"].mask(frame["identity"].astype(str).str.endswith(":"), None)
+    if "age" in frame:
+        years = pd.to_numeric(frame["age"].str.replace(",", "."), errors="coerce")
+        if 2 * years.notna().sum() >= (frame["age"].notna() & ~frame["age"].str.lower().isin(UNKNOWN)).sum():
+            frame["age"] = years
+        else:
+            frame["age_group"] = frame.pop("age").replace("more than 70", "70+").astype(object)
     return frame
 
 
-def _folder_of(root: Path, files: Sequence[str]) -> str | None:
+def class_names(values: pd.Series) -> pd.Series:
+    """Values as names of classes, missing ones left missing: "0" and "1" for 0 and 1.0, "True" for TRUE.
+
+    >>> class_names(pd.Series([1.0, None, 0.0])).tolist()
+    ['1', None, '0']
+    """
+    known = values.dropna().map(lambda value: str(value).strip())
+    if known.str.fullmatch(r"-?\d+(\.0+)?").all():
+        known = known.str.replace(r"\.0+$", "", regex=True)
+    if known.str.lower().isin(["true", "false"]).all():
+        known = known.str.capitalize()
+    return known.astype(object).reindex(values.index).where(values.notna(), None)
+
+
+def _folder_of(root: Path, files: Sequence[str], found: Sequence[str]) -> str | None:
     """The folder below ``root`` that a CSV's names start from: some sets keep it one further down than they say."""
     for file in files[:100]:  # a few may be missing
         for folder in (".", "final_files", "images", "img"):
             if (root / folder / file).is_file():
                 return folder
-    found = [f"./{name}" for name in sorted(_image_names(root))]
     for file in files[:100]:
         for name in found:
-            if name.endswith(f"/{file}"):
-                return name[2 : -len(file) - 1] or "."
+            if f"./{name}".endswith(f"/{file}"):
+                return name[: -len(file) - 1] or "."
     return None
 
 
@@ -294,7 +488,9 @@ def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None, jobs
             _write_csv(found, kept)
     found = found.astype({"error": object, "sha256": object, "phash": object})
     found.index = manifest.index
-    return manifest.drop(columns=found.columns, errors="ignore").join(found)
+    joined = manifest.drop(columns=found.columns, errors="ignore").join(found)
+    joined.attrs = manifest.attrs
+    return joined
 
 
 def _look(path: str) -> tuple[str | None, int | None, int | None, str | None, str | None]:
@@ -338,7 +534,7 @@ def usable(manifest: pd.DataFrame, *labels: str) -> pd.DataFrame:
     keep = manifest["error"].isna() if "error" in manifest else pd.Series(True, manifest.index)
     for label in labels:
         if label not in manifest:
-            known = [c for c in ("gender", "age", "age_group", "race", "label") if c in manifest]
+            known = [name for name in manifest if name not in OWN and not str(name).startswith("Unnamed")]
             raise LayoutError(f"the data have no label `{label}` (known: {', '.join(known) or 'none'})")
         keep &= manifest[label].notna()
     return manifest[keep]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import laplace
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
+
+FEW = 10  # groups of test photos below which a share says nothing
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -159,16 +162,18 @@ def bootstrap(
 
     Returns
     -------
-    (value, low, high); NaNs for no photos.
+    (value, low, high); NaNs for no photos. Where values of 0 and 1 leave nothing to draw, since all groups agree, the
+    interval is Wilson's for as many trials as there are groups.
 
-    >>> bootstrap([1, 1, 1, 1])
-    (1.0, 1.0, 1.0)
+    >>> [round(figure, 2) for figure in bootstrap([1, 1, 1, 1])]
+    [1.0, 0.51, 1.0]
     """
     values = np.asarray(values, float)
     if not len(values):
         return (np.nan,) * 3
     codes = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     sums, counts = np.bincount(codes, values), np.bincount(codes).astype(float)
+    proportion = statistic is None and np.isin(values, (0, 1)).all()
     statistic = statistic or (lambda total, count: total / count)
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
@@ -176,8 +181,12 @@ def bootstrap(
         picks = rng.integers(0, len(sums), (min(100, resamples - start), len(sums)))
         drawn[start : start + len(picks)] = statistic(sums[picks].sum(1), counts[picks].sum(1))
     tail = (1 - level) / 2
+    value = float(statistic(sums.sum(), counts.sum()))
+    if proportion and np.ptp(sums / counts) == 0:
+        wilson = binomtest(round(value * len(sums)), len(sums)).proportion_ci(level, method="wilson")
+        return value, min(value, float(wilson.low)), max(value, float(wilson.high))
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(statistic(sums.sum(), counts.sum())), float(low), float(high)
+    return value, float(low), float(high)
 
 
 def resampled(
@@ -292,6 +301,26 @@ def summary(frame: pd.DataFrame, *, seed: int = 0) -> dict:
         value, low, high = bootstrap(frame[column], frame["group"], seed=seed)
         result[name] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
     return result
+
+
+def told(figures: Mapping) -> list[str]:
+    """What was found on test photos, a sentence a source: accuracy with its interval, or that they are too few.
+
+    Parameters
+    ----------
+    figures : as in ``metrics.json``: ``label``, ``classes``; ``test`` and ``test_by_<label>`` as from ``by_source``.
+    """
+    lines = [] if figures["test"] else ["no test photos: nothing is known of how good it is"]
+    for source, about in figures["test"].items():
+        shown, accuracy = figures[f"test_by_{figures['label']}"][source], about["accuracy"]
+        absent = [name for name in figures["classes"] if name not in shown]
+        line = f"{source}: {accuracy['value']:.1%} of {about['photos']:,} test photos right"
+        if about["groups"] < FEW:
+            line = f"{source}: {about['photos']:,} test photos, too few to tell how good it is"
+        else:
+            line += f" (95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
+        lines.append(line + (f"; none shows {', '.join(absent)}: nothing is known of those" if absent else ""))
+    return lines
 
 
 def served_worse(frame: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) -> pd.DataFrame:

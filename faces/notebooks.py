@@ -27,10 +27,15 @@ class NotebookError(RuntimeError):
     """A cell failed; the message ends in its error."""
 
 
-def at_root() -> Path:
-    """Make the project's folder the working folder, so that paths mean the same in Jupyter and under papermill."""
+def at_root(*given: str | os.PathLike) -> list[str]:
+    """Make the project's folder the working folder, so that paths mean the same in Jupyter and under papermill.
+
+    Returns the given paths as they are to be used from there: one that exists below the folder that the notebook was
+    started in was meant from that folder.
+    """
+    here = Path.cwd()
     os.chdir(ROOT)
-    return ROOT
+    return [str(here / path) if (here / path).exists() else str(path) for path in given]
 
 
 def find(only: Iterable[str] = ()) -> list[Path]:

@@ -184,34 +184,48 @@ def find_files(folder: str | os.PathLike, *, recursive: bool = False) -> Iterato
     Of a folder with more than ``AT_ONCE`` files each so many are sorted, since all their names might not fit in memory.
 
     Every file counts, whatever its name: what is not a picture is reported, not overlooked. Only what operating
-    systems leave behind (``.DS_Store``, ``Thumbs.db``) is passed over. Links to folders are not followed. A folder
-    below that cannot be listed is yielded itself, as "name/", to be reported.
+    systems leave behind (``.DS_Store``, ``Thumbs.db``) is passed over. With ``recursive`` links to folders are followed
+    to what no other way leads to: each folder is listed once. A folder below that cannot be listed is yielded itself,
+    as "name/", to be reported.
     """
-    with os.scandir(folder) as entries:
+    return _find_files(Path(folder), "", recursive, Path(os.path.realpath(folder)), set())
+
+
+def _find_files(top: Path, below: str, recursive: bool, real: Path, linked: set[Path]) -> Iterator[str]:
+    """``find_files`` of the folder ``below`` the ``top`` one; ``linked`` are the folders that links led to so far."""
+    with os.scandir(top / below) as entries:
         # A folder sorts as "name/", which makes this walk yield whole paths in plain string order.
         found = (
             (entry.name + "/" * directory, directory)
             for entry in entries
-            for directory in [entry.is_dir(follow_symlinks=False)]
-            if not images.is_litter(entry.name) and (directory or not _links_to_folder(entry))
+            for directory in [_is_folder(entry)]
+            if not images.is_litter(entry.name)
         )
         while part := sorted(islice(found, AT_ONCE)):
             for name, directory in part:
                 if not directory:
-                    yield name
-                elif recursive:
+                    yield below + name
+                elif recursive and _is_new(top / below / name, real / below / name, real, linked):
                     try:
-                        for below in find_files(Path(folder) / name, recursive=True):
-                            yield name + below
+                        yield from _find_files(top, below + name, True, real, linked)
                     except OSError:
-                        yield name
+                        yield below + name
 
 
-def _links_to_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or to where one may not look: it is reported when it is read
         return False
+
+
+def _is_new(folder: Path, place: Path, top: Path, linked: set[Path]) -> bool:
+    """Whether to list a folder: what lies below ``top`` where it lies, at its ``place``; all else once."""
+    real = Path(os.path.realpath(folder))
+    if real == place or real in linked or real.is_relative_to(top) or top.is_relative_to(real):
+        return real == place
+    linked.add(real)
+    return True
 
 
 def as_crop(

@@ -84,9 +84,7 @@ def train(
     training.ResumeError : ``folder`` holds a run with other settings.
     """
     check(recipe)
-    names = classes(manifest, label)
-    if len(names) < 2:
-        raise ValueError(f"two classes are needed; `{label}` has {len(names)}: {', '.join(names) or 'none'}")
+    classes_to_learn(manifest, label)
     rows = training_rows(manifest)
     targets, outputs = targets_of(manifest, label, recipe.side_weight)
     weights = [1.0] + [recipe.side_weight] * (len(outputs) - 1)
@@ -170,6 +168,14 @@ def load(folder: str | os.PathLike) -> tuple[nn.Module, dict]:
 def classes(manifest: pd.DataFrame, label: str) -> list[str]:
     """The classes of a label, in the order of a network's outputs."""
     return sorted(manifest[label].dropna().unique())
+
+
+def classes_to_learn(manifest: pd.DataFrame, label: str) -> list[str]:
+    """``classes``; ValueError where there are fewer than two."""
+    names = classes(manifest, label)
+    if len(names) < 2:
+        raise ValueError(f"two classes are needed; `{label}` has {len(names)}: {', '.join(names) or 'none'}")
+    return names
 
 
 def training_rows(manifest: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -268,6 +274,8 @@ def publish(
     threshold = evaluation.abstain_threshold(said["val"], risk)
     figures = {
         "model": Path(folder).name,
+        "label": label,
+        "classes": names,
         "weights": models.parameter_count(model),
         "temperature": round(heat, 4),
         "abstain_below": round(threshold, 4),
@@ -363,10 +371,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("faces.recipes: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    for source, about in figures["test"].items():
-        accuracy = about["accuracy"]
-        interval = f"95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%}"
-        print(f"{source}: {accuracy['value']:.1%} of {about['photos']:,} test photos right ({interval})")
+    for line in evaluation.told(figures):
+        print(line)
     name = folder.name if folder.parent == ARTIFACTS else folder
     print(f"{folder} written; use it with: python process.py DIR --model {name}")
     return 0
@@ -391,6 +397,9 @@ def train_and_publish(
     manifest = data.read(folders)
     label = label or next((column for column in ("gender", "label") if column in manifest), "label")
     data.usable(manifest, label)  # what cannot be had is said here, not after all photos were decoded
+    manifest[label] = data.class_names(manifest[label])
+    print(data.describe(manifest, label), file=sys.stderr)
+    classes_to_learn(manifest, label)
     check(recipe)
     stratify = [label, "age_group"]
     manifest = data.prepare(manifest, stratify=stratify, seed=recipe.seed, cache=ROOT / "runs" / "cache")
