@@ -4,13 +4,14 @@ import doctest
 
 import pytest
 import torch
+from seeds import SEED
 from torch.nn import functional as F
 
 from faces import losses
 
 
 def logits(n=6, outputs=4):
-    return torch.randn(n, outputs, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    return torch.randn(n, outputs, generator=torch.Generator().manual_seed(SEED), requires_grad=True)
 
 
 def test_the_example_in_the_docstring():
@@ -62,7 +63,7 @@ def test_as_many_weights_as_tasks():
 
 @pytest.fixture
 def batch():
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     return torch.randn(16, 5, generator=generator) * 3, torch.randint(0, 5, (16,), generator=generator)
 
 
