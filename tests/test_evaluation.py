@@ -154,9 +154,7 @@ def test_the_threshold_is_the_lowest_that_keeps_the_risk():
 def test_groups_served_worse_are_those_whose_whole_interval_lies_below():
     age = np.repeat(["0-2", "20-29"], 1000)
     table = pd.DataFrame({"source": "web", "age_group": age, "coin": np.tile(["a", "b"], 1000), "group": range(2000)})
-    table["correct"] = np.arange(2000) // 2 % 20 < np.where(
-        age == "0-2", 14, 19
-    )  # of 20: 14 and 19, and of coins alike
+    table["correct"] = np.arange(2000) // 2 % 20 < np.where(age == "0-2", 14, 19)  # whichever the coin
     worse = evaluation.served_worse(table, ["age_group", "coin", "absent"])
     assert worse["value"].tolist() == ["0-2"] and worse["source"].tolist() == ["web"]
     assert worse.loc[0, "high"] < worse.loc[0, "overall"]
