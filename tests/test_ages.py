@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from seeds import SEED
 from torch import nn
 
 from faces import ages, batches, data, demo, export, models, predict, training
@@ -31,42 +32,53 @@ def test_a_miss_is_the_distance_to_the_nearest_end_of_the_range():
     assert ages.miss(torch.tensor([18.0, 25, 31, 44]), ranges).tolist() == [2, 0, 2, 4]
 
 
+def outputs_that_say(name, years, *, spread=5.0):
+    """Outputs ``[n, outputs]`` of a head whose answers are these years; distributions have this spread."""
+    years = torch.as_tensor(years, dtype=torch.float32)[:, None]
+    if name == "relu":
+        return years
+    if HEADS[name].outputs == 1:
+        return (years - ages.CENTRE) / ages.SCALE
+    if name == "coral":
+        return (years - 0.5 - torch.arange(ages.OLDEST)) * 5 / spread
+    return -0.5 * ((torch.arange(ages.BINS) - years) / spread).square()
+
+
+def losses_of(name, outputs, low, high):
+    """The loss of each row alone, and the gradient of each."""
+    outputs = outputs.clone().requires_grad_()
+    each = torch.stack(
+        [HEADS[name].loss(row, torch.tensor([[low, high]], dtype=torch.float32)) for row in outputs.split(1)]
+    )
+    each.sum().backward()
+    return each.detach(), outputs.grad
+
+
 @pytest.mark.parametrize("name", HEADS)
-def test_every_head_can_answer_the_label_and_is_punished_least_there(name):
-    """From random outputs, gradient descent on the loss of one photo leads to its age."""
-    torch.manual_seed(0)
-    head = HEADS[name]
-    outputs = torch.full((1, 1), 10.0) if name == "relu" else torch.randn(1, head.outputs)
-    outputs.requires_grad_()
-    optimizer = torch.optim.Adam([outputs], 0.3)
-    first = head.loss(outputs, EXACT).item()
-    for _ in range(500):
-        optimizer.zero_grad()
-        head.loss(outputs, EXACT).backward()
-        optimizer.step()
-    assert head.loss(outputs, EXACT).item() < first
-    assert head.decode(outputs.detach()).item() == pytest.approx(30, abs=1)
+@pytest.mark.parametrize("label", [20, 45, 90])
+def test_the_loss_of_every_head_falls_towards_the_label_from_both_sides(name, label):
+    years = torch.arange(1, 116)
+    outputs = outputs_that_say(name, years)
+    within = (years > 15) & (years < 100)  # distributions near the first and the last year are cut off
+    torch.testing.assert_close(HEADS[name].decode(outputs)[within], years[within].float(), atol=0.1, rtol=0)
+    loss, slope = losses_of(name, outputs, label, label)
+    assert loss.argmin() == label - 1
+    assert (loss[:label].diff() < 0).all() and (loss[label - 1 :].diff() > 0).all()
+    assert (slope[years != label] != 0).any(1).all()  # nowhere is nothing to be learnt
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_range_punishes_nothing_inside_it(name):
-    """With a label of 20 to 29 years, descent stops somewhere in it, from either side."""
-    torch.manual_seed(0)
-    head, label = HEADS[name], torch.tensor([[20.0, 29.0]])
-    for start in (5.0, 60.0):
-        begin = {1: torch.tensor([[start if name == "relu" else (start - ages.CENTRE) / ages.SCALE]])}
-        outputs = begin.get(head.outputs, torch.randn(1, head.outputs)).clone().requires_grad_()
-        optimizer = torch.optim.Adam([outputs], 0.1)
-        for _ in range(1000):
-            optimizer.zero_grad()
-            head.loss(outputs, label).backward()
-            optimizer.step()
-        assert 19 <= head.decode(outputs.detach()).item() <= 30
+    years = torch.arange(ages.BINS)
+    loss, _ = losses_of(name, outputs_that_say(name, years, spread=0.1), 20, 29)
+    inside = (years >= 20) & (years <= 29)
+    assert loss[inside].max() < 1e-4
+    assert loss[~inside].min() > 1e-3 and (loss[:21].diff() < 0).all() and (loss[29:].diff() > 0).all()
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_losses_are_means_over_the_batch_with_finite_gradients(name):
-    torch.manual_seed(1)
+    torch.manual_seed(SEED)
     head = HEADS[name]
     outputs = (torch.randn(3, head.outputs) * 5).requires_grad_()
     ranges = torch.tensor([[0.0, 0], [116, 116], [70, 116]])
@@ -191,14 +203,14 @@ def frame_of(truth, predicted, spread=1.0, width=1.0):
 
 def test_intervals_cover_what_they_promise():
     """Residuals as skewed and uneven as one likes: split conformal intervals hold their coverage on average."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     covered = []
     for _ in range(200):
         spread = rng.uniform(1, 8, 600)
         truth = 50 + spread * (rng.exponential(1, 600) - 1)
         width = ages.interval_width(said_of(np.full(300, 50), spread[:300]), truth[:300], 0.9)
         covered.append(frame_of(truth[300:], np.full(300, 50), spread[300:], width)["covered"].mean())
-    assert np.mean(covered) == pytest.approx(0.9, abs=0.006)
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.01)  # six standard deviations of that mean
 
 
 def test_the_width_is_the_corrected_quantile():
@@ -242,11 +254,6 @@ def test_the_figures_of_tested_photos():
 # ------------------------------------------------------------------------------------------ the worst bracket
 
 
-def brute_force(values):
-    spans = itertools.combinations(range(len(values) + 1), 2)
-    return max((sum(values[a:b]) for a, b in spans), default=0.0)
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -264,13 +271,13 @@ def test_the_largest_contiguous_sum(values, expected):
     assert ages.find_max_subarray(values) == expected
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_the_largest_contiguous_sum_against_brute_force(seed):
-    rng = np.random.default_rng(seed)
-    values = rng.integers(-9, 9, rng.integers(1, 25)).tolist()
-    start, stop, total = ages.find_max_subarray(values)
-    assert 0 <= start < stop <= len(values)
-    assert total == sum(values[start:stop]) == brute_force(values)
+@pytest.mark.parametrize("length", range(1, 6))
+def test_the_largest_contiguous_sum_against_brute_force(length):
+    """Of all short sequences; of equal sums the one that ends first, and of those the shortest."""
+    spans = list(itertools.combinations(range(length + 1), 2))
+    for values in itertools.product((-2, -1, 0, 1, 3), repeat=length):
+        best = max(spans, key=lambda span: (sum(values[slice(*span)]), -span[1], span[0]))
+        assert ages.find_max_subarray(values) == (*best, sum(values[slice(*best)]))
 
 
 def test_excess_error_year_by_year():
@@ -294,8 +301,21 @@ def drawn(tmp_path_factory):
 
 
 SMALL = ages.Recipe(
-    network="mobilenet_v2", size=40, width=0.35, weights="random", epochs=2, batch_size=16, dropout=0, augment=None
+    network="mobilenet_v2", size=40, width=0.35, weights="random", epochs=1, batch_size=32, dropout=0, augment=None
 )
+
+
+def convolution(recipe, outputs):
+    """A network that learns anything plain in little time, on every machine: one convolution, no batch norm."""
+    torch.manual_seed(SEED)
+    return models.Finetuned(nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.ReLU()), 16, outputs)
+
+
+@pytest.fixture
+def simple(monkeypatch):
+    """In place of a deep network a convolution; and the recipe to train it by."""
+    monkeypatch.setattr(ages, "build", convolution)
+    return replace(SMALL, seed=SEED, head="dex", epochs=15, learning_rate=0.1, stage_decay=1.0)
 
 
 @pytest.mark.parametrize("head", ["dldl", "coral", "huber"])
@@ -303,7 +323,7 @@ def test_a_regressor_trains_on_years_and_groups_with_side_tasks(drawn, tmp_path,
     manifest, pixels = drawn
     recipe = replace(SMALL, head=head)
     model, history = ages.train(recipe, manifest, tmp_path, pixels=pixels, progress=False)
-    assert {"train_mae", "val_mae"} < set(history) and len(history) == 2
+    assert {"train_mae", "val_mae"} < set(history) and len(history) == 1
     outputs = training.predict(model, batches.loader(pixels[:8], np.zeros(8), 8))
     assert outputs.shape == (8, HEADS[head].outputs)
     again = ages.load(models.save_weights(model, tmp_path / "kept"), recipe)
@@ -312,50 +332,53 @@ def test_a_regressor_trains_on_years_and_groups_with_side_tasks(drawn, tmp_path,
         ages.load(tmp_path / "kept", replace(recipe, network="resnet50"))
 
 
-def test_it_learns(tmp_path):
+@pytest.mark.parametrize("head", ["huber", "dldl", "dex"])
+def test_it_learns(simple, tmp_path, head):
     """Ages that are plain to see, as brightness, are told on photos that it did not train on."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     years = rng.integers(0, 90, 400)
     pixels = (years * 2 + 30)[:, None, None, None] + rng.integers(-20, 20, (400, 40, 40, 3))
     split = np.repeat(["train", "val"], [320, 80])
     manifest = pd.DataFrame({"path": "drawn", "age": years, "group": range(400), "split": split})
-    recipe = replace(SMALL, epochs=6, learning_rate=4e-3, stage_decay=1.0)
+    recipe = replace(simple, head=head)
     model, _ = ages.train(recipe, manifest, tmp_path, pixels=pixels.astype(np.uint8), progress=False)
     outputs = training.predict(model, batches.loader(pixels[320:].astype(np.uint8), np.zeros(80), 80))
-    off = np.abs(ages.answers(outputs, HEADS[recipe.head])[:, 0] - years[320:]).mean()
-    assert off < 0.4 * np.abs(years - np.median(years)).mean()
+    off = np.abs(ages.answers(outputs, HEADS[head])[:, 0] - years[320:]).mean()
+    assert off < 0.5 * np.abs(years - np.median(years)).mean()
 
 
-def test_a_student_imitates_its_teacher_where_it_was_asked(drawn, tmp_path):
+def answered(model, pixels, head):
+    """The ages that a network says, and its outputs."""
+    outputs = training.predict(model, batches.loader(pixels, np.zeros(len(pixels)), 80))
+    return ages.answers(outputs, HEADS[head])[:, 0], outputs
+
+
+def test_a_student_imitates_its_teacher_where_it_was_asked(simple, drawn, tmp_path):
     manifest, pixels = drawn
     taught = np.full((len(manifest), ages.BINS), np.nan)
-    recipe = replace(SMALL, epochs=3, learning_rate=4e-3, stage_decay=1.0)
-    alone, _ = ages.train(recipe, manifest, tmp_path / "alone", pixels=pixels, progress=False)
-    unasked, _ = ages.train(recipe, manifest, tmp_path / "unasked", pixels=pixels, teacher=taught, progress=False)
+    alone, _ = ages.train(simple, manifest, tmp_path / "alone", pixels=pixels, progress=False)
+    unasked, _ = ages.train(simple, manifest, tmp_path / "unasked", pixels=pixels, teacher=taught, progress=False)
     taught[::2] = 0
     taught[::2, 90] = 20  # a teacher who takes everybody for ninety
-    asked, _ = ages.train(recipe, manifest, tmp_path / "asked", pixels=pixels, teacher=taught, progress=False)
-    feed = batches.loader(pixels, np.zeros(len(pixels)), 80)
-    says = [ages.answers(training.predict(m, feed), HEADS[recipe.head])[:, 0].mean() for m in (alone, unasked, asked)]
-    assert says[1] == pytest.approx(says[0], abs=0.5) and says[2] > says[0] + 5
+    asked, _ = ages.train(simple, manifest, tmp_path / "asked", pixels=pixels, teacher=taught, progress=False)
+    says = [answered(model, pixels, simple.head) for model in (alone, unasked, asked)]
+    assert np.array_equal(says[0][1], says[1][1])
+    assert says[2][0].mean() > says[0][0].mean() + 5
 
 
-def test_a_network_beside_a_guide_says_what_that_says(drawn, tmp_path):
+def test_a_network_beside_a_guide_says_what_that_says(simple, drawn, tmp_path):
     manifest, pixels = drawn
-    recipe = replace(SMALL, head="dex", epochs=3, learning_rate=4e-3, stage_decay=1.0)
-    alone, _ = ages.train(recipe, manifest, tmp_path / "alone", pixels=pixels, progress=False)
-    guide = ages.build(replace(recipe, width=0.5), ages.BINS)
+    alone, _ = ages.train(simple, manifest, tmp_path / "alone", pixels=pixels, progress=False)
+    guide = convolution(simple, ages.BINS)
     guide.classifier.bias.data[90] = 20  # it takes everybody for ninety
-    beside, history = ages.train(recipe, manifest, tmp_path / "beside", pixels=pixels, guide=guide, progress=False)
-    feed = batches.loader(pixels, np.zeros(len(pixels)), 80)
-    outputs = [training.predict(model, feed) for model in (alone, beside)]
-    says = [ages.answers(out, HEADS["dex"])[:, 0].mean() for out in outputs]
-    assert outputs[1].shape == (len(pixels), ages.BINS) and says[1] > says[0] + 5
+    beside, history = ages.train(simple, manifest, tmp_path / "beside", pixels=pixels, guide=guide, progress=False)
+    says = [answered(model, pixels, "dex") for model in (alone, beside)]
+    assert says[1][1].shape == (len(pixels), ages.BINS) and says[1][0].mean() > says[0][0].mean() + 5
     # A run goes on from its own checkpoints, and not from one without a guide.
-    _, same = ages.train(recipe, manifest, tmp_path / "beside", pixels=pixels, guide=guide, progress=False)
+    _, same = ages.train(simple, manifest, tmp_path / "beside", pixels=pixels, guide=guide, progress=False)
     assert same["val_mae"].tolist() == history["val_mae"].tolist()
     with pytest.raises(training.ResumeError):
-        ages.train(recipe, manifest, tmp_path / "alone", pixels=pixels, guide=guide, progress=False)
+        ages.train(simple, manifest, tmp_path / "alone", pixels=pixels, guide=guide, progress=False)
 
 
 def test_a_guide_needs_a_distribution_over_years_and_no_other_teacher(drawn, tmp_path):
@@ -389,7 +412,7 @@ def test_learning_rates_fall_towards_the_first_layers():
 
 def test_a_published_regressor_says_what_the_trained_one_says(drawn, tmp_path):
     manifest, pixels = drawn
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     model, head = ages.build(SMALL, ages.BINS).eval(), HEADS["dldl"]
     history = pd.DataFrame({"epoch": [1]})
     folder, figures = ages.publish(

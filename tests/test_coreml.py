@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
+from seeds import SEED
 
 from faces import coreml, export, models
 from faces.predict import Model, UsageError
@@ -14,7 +15,7 @@ from faces.predict import Model, UsageError
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     pytest.importorskip("coremltools")
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     network = models.small_resnet(2, width=4).eval()
     out = tmp_path_factory.mktemp("apple") / "glasses.mlpackage"
     coreml.convert(network, out, classes=("glasses", "no_glasses"), size=48, temperature=2.0)

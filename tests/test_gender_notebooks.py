@@ -24,7 +24,8 @@ def test_exploration_finds_the_flaws_that_were_drawn(executed):
     exact = {key: value for key, value in metrics["duplicates"].items() if key.endswith("exact copies")}
     assert sum(row["clusters"] for row in exact.values()) >= 10
     assert metrics["duplicates"]["faces, exact copies"]["disagree on gender"] >= 1
-    assert 0.5 <= metrics["balance"]["majority"] < 0.6 and metrics["balance"]["fair"] in (True, False)
+    assert metrics["balance"]["fair"] is True  # demo draws as many women as men
+    assert 0.5 <= metrics["balance"]["majority"] < 0.6
 
 
 def test_the_trained_network_has_learnt_and_labels_a_folder(executed, tmp_path):

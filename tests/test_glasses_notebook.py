@@ -32,5 +32,7 @@ def test_the_figures_of_finding_glasses_have_intervals(executed):
     assert set(metrics["detection"]) == {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "auc"}
     for name, figure in metrics["detection"].items():
         assert figure["low"] <= figure["value"] <= figure["high"], name
-    assert 0 < metrics["threshold"] < 1 and metrics["suspects"]["photos"] >= 0
+    trained_on, suspects = metrics["data"]["photos"]["train"], metrics["suspects"]
+    assert suspects["share"] == pytest.approx(suspects["photos"] / trained_on, abs=1e-4) and suspects["share"] < 0.5
+    assert 0 < metrics["threshold"] < 1
     assert {row["batch"] for row in metrics["speed"]} == {1, 4, 16, 64, 256}

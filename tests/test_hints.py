@@ -1,21 +1,32 @@
 """Learning beside a trained network: tests on tiny networks and noise."""
 
+import copy
+
 import pytest
 import torch
+from seeds import SEED
 from torch import nn
 
 from faces import models
 from faces.hints import Pupil
 
 
+def stages(width, outputs):
+    """Five convolutions, each of half the side of the one before."""
+    layers, given = [], 3
+    for _ in range(5):
+        layers.append(nn.Sequential(nn.Conv2d(given, width, 3, stride=2, padding=1), nn.LeakyReLU()))
+        given = width
+    return models.Finetuned(nn.Sequential(*layers), width, outputs, dropout=0.0)
+
+
 @pytest.fixture
 def networks():
-    torch.manual_seed(0)
-    network = models.mobilenet_v2(5, width=0.25, dropout=0.0, weights="random")
-    guide = models.mobilenet_v2(3, width=0.35, weights="random").train()
-    for _ in range(30):  # its BatchNorms learn what they see, as in training
-        guide(torch.rand(8, 3, 40, 40))
-    return network, guide
+    torch.manual_seed(SEED)
+    guide = stages(8, 3)
+    for weight in guide.features.parameters():
+        weight.data *= 4  # so that its channels vary far more than the eps of their standardisation
+    return stages(4, 5), guide
 
 
 def test_it_answers_as_the_network_alone_outside_of_training(networks):
@@ -36,25 +47,36 @@ def test_in_training_it_tells_what_both_say_and_how_far_their_maps_are_apart(net
     for reader in together.readers:
         nn.init.zeros_(reader.weight)
         nn.init.zeros_(reader.bias)
-    assert together(x)[:, -1].mean().item() == pytest.approx(5, rel=0.1)
+    assert together(x)[:, -1].mean().item() == pytest.approx(5, rel=0.02)
 
 
-def test_the_network_learns_the_maps_and_the_guide_stays(networks):
+def test_a_copy_of_the_guide_is_at_no_distance_from_it(networks):
+    """Its readers only have to standardise the channels, as is done with the guide's."""
+    _, guide = networks
+    x, together = torch.rand(4, 3, 40, 40), Pupil(copy.deepcopy(guide), guide, 40).train()
+    seen = guide.standardize(x)
+    for layer, reader in zip(guide.features, together.readers, strict=True):
+        seen = layer(seen)
+        variance, mean = torch.var_mean(seen, (0, 2, 3), correction=0)
+        scale = (variance + 1e-5).rsqrt()
+        reader.weight.data, reader.bias.data = torch.diag(scale)[:, :, None, None], -mean * scale
+    assert together(x)[:, -1].max() < 1e-6
+
+
+def test_every_stage_of_the_network_learns_from_the_maps_and_the_guide_stays(networks):
     network, guide = networks
     together, x = Pupil(network, guide, 40).train(), torch.rand(8, 3, 40, 40)
     before = {key: value.clone() for key, value in guide.state_dict().items()}
-    first = network.features[0][0].weight.clone()
-    optimizer = torch.optim.AdamW([p for p in together.parameters() if p.requires_grad], 3e-3)
-    apart = []
-    for _ in range(40):
-        distance = together(x)[:, -1].mean()
-        optimizer.zero_grad()
-        distance.backward()
-        optimizer.step()
-        apart.append(distance.item())
-    assert apart[-1] < 0.6 * apart[0]
+    distance = together(x)[:, -1].mean()
+    distance.backward()
+    learnt = [*network.features.parameters(), *together.readers.parameters()]
+    assert all(parameter.grad.any() for parameter in learnt)
+    steepness = torch.stack([parameter.grad.square().sum() for parameter in learnt]).sum().sqrt()
+    with torch.no_grad():
+        for parameter in learnt:  # a hundredth of the way down the steepest slope
+            parameter -= 0.01 * parameter.grad / steepness
+    assert together(x)[:, -1].mean() < distance - 0.005 * steepness
     assert all(torch.equal(value, before[key]) for key, value in guide.state_dict().items())
-    assert not torch.equal(network.features[0][0].weight, first)
 
 
 def test_networks_without_maps_of_one_side_are_refused(networks):

@@ -45,7 +45,7 @@ def address(tmp_path_factory):
     wanted = ",".join(f"{task}={where}" for task, where in models.items())
     command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", wanted]
     with subprocess.Popen(command, cwd=predict.ROOT) as server:
-        for _ in range(100):
+        for _ in range(600):  # a minute
             try:
                 urlopen(f"http://127.0.0.1:{port}/health").close()
                 break

@@ -19,10 +19,21 @@ from faces import scale  # noqa: E402
 
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    yield
-    ray.shutdown()
+    # Where much else runs, Ray's processes may need longer to find each other than it waits by default.
+    limits = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_agent_register_timeout_ms": "300000"}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in limits.items():
+            patched.setenv(name, value)
+        for last in (False, False, True):
+            try:
+                ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+                break
+            except Exception:
+                ray.shutdown()
+                if last:
+                    raise
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,14 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny_model
-from PIL import Image
+from PIL import Image, ImageFile
 
 fastapi = pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 httpx = pytest.importorskip("httpx2", reason="the extra `serve` is not installed")
@@ -118,11 +119,12 @@ def bomb(width=9_000, height=9_000):
     )
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(client):
-    started = time.perf_counter()
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(client, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
     reply = client.post("/predict", **form(bomb(), file="bomb.png"))
     assert reply.status_code == 422 and "9000x9000 pixels is over the limit" in reply.json()["detail"]
-    assert time.perf_counter() - started < 1
+    assert not decoded
 
 
 @pytest.mark.parametrize(
@@ -203,27 +205,36 @@ def test_concurrent_requests_share_batches_and_get_their_own_answers(tasks):
                 return [reply.json()["answer"] for reply in await asyncio.gather(*asks)]
 
     assert asyncio.run(storm()) == ["glass" if n % 3 else "no_glass" for n in range(64)]
-    assert sum(seen) == 64 and len(seen) < 16 and max(seen) <= 16
+    assert sum(seen) == 64 and 1 < max(seen) <= 16
 
 
 def test_overload_is_answered_and_survived(tasks):
+    refused, enough = [], threading.Event()
+
     class Slow:
         name, frame, classes = "slow", images.Frame(16), ("no_glasses", "glasses")
 
         def predict(self, pixels):
-            time.sleep(0.1)
+            enough.wait(60)
             return tasks["glasses"].predict(pixels)
+
+    async def ask(client):
+        reply = await client.post("/predict", **form(RED))
+        if reply.status_code == 503:
+            refused.append(reply)
+        if len(refused) == 16:
+            enough.set()
+        return reply
 
     async def storm():
         app = serve.create_app({"glasses": Slow()}, batch_size=2, waiting=4, faces="crop")
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                first = await asyncio.gather(*(client.post("/predict", **form(RED)) for _ in range(20)))
+                first = await asyncio.gather(*(ask(client) for _ in range(20)))
                 return first, await client.post("/predict", **form(RED))
 
     first, after = asyncio.run(storm())
-    refused = [reply for reply in first if reply.status_code == 503]
     assert len(refused) == 16 and {reply.status_code for reply in first} == {200, 503}
     assert refused[0].headers["retry-after"] == "1" and "too many requests" in refused[0].json()["detail"]
     assert after.status_code == 200
@@ -260,7 +271,7 @@ def test_the_command_serves_until_it_is_stopped(tasks):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=predict.ROOT, env=os.environ) as server:
         try:
             base = f"http://127.0.0.1:{port}"
-            for _ in range(100):
+            for _ in range(600):  # a minute
                 try:
                     assert httpx.get(f"{base}/health").status_code == 200
                     break
@@ -271,7 +282,7 @@ def test_the_command_serves_until_it_is_stopped(tasks):
             assert {reply.json()["answer"] for reply in replies} == {"glass"}
         finally:
             server.terminate()
-        _, err = server.communicate(timeout=10)
+        _, err = server.communicate(timeout=60)
     assert "Traceback" not in err
 
 

@@ -1,0 +1,55 @@
+"""Run the tests, without those that execute notebooks, under other kernels, thread counts and seeds, one after another.
+
+    python tools/test_matrix.py                      # everything: hours on two cores
+    python tools/test_matrix.py tests/test_ages.py   # arguments go to pytest
+
+Prints a Markdown table; the exit status is 1 if a test failed under some setting. With fewer processors than threads,
+OMP_NUM_THREADS still takes effect: sums are then split differently.
+"""
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXED = {"OMP_NUM_THREADS": "1", "FACES_TEST_SEED": "0"}
+SETTINGS = [
+    *({"ATEN_CPU_CAPABILITY": kernels} for kernels in ("default", "avx2", "avx512")),
+    {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    *({"OMP_NUM_THREADS": threads} for threads in ("1", "2", "4")),
+    *({"FACES_TEST_SEED": seed} for seed in ("1", "2", "3", "4")),
+]
+NOTEBOOKS = ("age_notebooks", "gender_notebooks", "glasses_notebook", "simpsons_notebooks", "papermill")
+
+
+def run(setting: dict[str, str], arguments: list[str]) -> tuple[list[str], int]:
+    """Failed tests, and cells of the table's row."""
+    environment = {k: v for k, v in os.environ.items() if k not in set().union(*SETTINGS)} | FIXED | setting
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=0", "--durations-min=20", "-p", "no:cacheprovider"]
+    command += [f"--ignore=tests/test_{name}.py" for name in NOTEBOOKS]
+    with TemporaryDirectory() as folder:
+        report, start = Path(folder) / "report.xml", time.perf_counter()
+        subprocess.run([*command, f"--junitxml={report}", *arguments], cwd=ROOT, env=environment, stdout=sys.stderr)
+        seconds = time.perf_counter() - start
+        suite = ET.parse(report).getroot().find("testsuite")
+    total, skipped = int(suite.get("tests")), int(suite.get("skipped"))
+    failed = int(suite.get("failures")) + int(suite.get("errors"))
+    name = " ".join(f"{key}={value}" for key, value in setting.items())
+    print(f"| `{name}` | {total - failed - skipped} | {failed} | {skipped} | {seconds:.0f} |", flush=True)
+    return failed
+
+
+def main(arguments: list[str]) -> int:
+    cpu = Path("/proc/cpuinfo")
+    has_avx512 = cpu.exists() and "avx512f" in cpu.read_text()
+    print("| setting | passed | failed | skipped | seconds |\n|---|---|---|---|---|", flush=True)
+    settings = [s for s in SETTINGS if has_avx512 or s.get("ATEN_CPU_CAPABILITY") != "avx512"]
+    return int(sum(run(setting, arguments) for setting in settings) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
