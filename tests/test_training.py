@@ -233,6 +233,16 @@ def test_on_a_processor_bf16_is_taken_where_there_is_a_matrix_unit(monkeypatch, 
         assert torch.is_autocast_enabled("cpu") is has_unit
 
 
+def test_without_torch_s_private_test_single_precision_is_taken(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert not training.has_bf16(torch.device("cpu"))
+
+
+def test_fit_leaves_the_allocator_of_the_process_alone(tmp_path, monkeypatch):
+    monkeypatch.delattr(training.ctypes, "CDLL")
+    train(tmp_path, epochs=1)
+
+
 def test_bf16_trains_too(tmp_path):
     model = network()
     pixels, targets = red_or_blue()
