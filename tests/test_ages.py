@@ -299,6 +299,7 @@ SMALL = ages.Recipe(
 
 
 @pytest.mark.parametrize("head", ["dldl", "coral", "huber"])
+@pytest.mark.slow
 def test_a_regressor_trains_on_years_and_groups_with_side_tasks(drawn, tmp_path, head):
     manifest, pixels = drawn
     recipe = replace(SMALL, head=head)
@@ -312,6 +313,7 @@ def test_a_regressor_trains_on_years_and_groups_with_side_tasks(drawn, tmp_path,
         ages.load(tmp_path / "kept", replace(recipe, network="resnet50"))
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path):
     """Ages that are plain to see, as brightness, are told on photos that it did not train on."""
     rng = np.random.default_rng(0)
@@ -326,6 +328,7 @@ def test_it_learns(tmp_path):
     assert off < 0.4 * np.abs(years - np.median(years)).mean()
 
 
+@pytest.mark.slow
 def test_a_student_imitates_its_teacher_where_it_was_asked(drawn, tmp_path):
     manifest, pixels = drawn
     taught = np.full((len(manifest), ages.BINS), np.nan)
@@ -340,6 +343,7 @@ def test_a_student_imitates_its_teacher_where_it_was_asked(drawn, tmp_path):
     assert says[1] == pytest.approx(says[0], abs=0.5) and says[2] > says[0] + 5
 
 
+@pytest.mark.slow
 def test_a_network_beside_a_guide_says_what_that_says(drawn, tmp_path):
     manifest, pixels = drawn
     recipe = replace(SMALL, head="dex", epochs=3, learning_rate=4e-3, stage_decay=1.0)
@@ -387,6 +391,7 @@ def test_learning_rates_fall_towards_the_first_layers():
 # ------------------------------------------------------------------------------------------------------ export
 
 
+@pytest.mark.slow
 def test_a_published_regressor_says_what_the_trained_one_says(drawn, tmp_path):
     manifest, pixels = drawn
     torch.manual_seed(0)

@@ -10,6 +10,8 @@ import torch
 from faces import coreml, export, models
 from faces.predict import Model, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from faces import export, models, predict
 
+pytestmark = pytest.mark.slow
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
 FIGURES = {"photos": 10, "accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}}
 METRICS = {

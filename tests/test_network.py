@@ -153,6 +153,7 @@ def test_the_service(guarded):
     guarded.check()
 
 
+@pytest.mark.slow
 def test_a_training(guarded, tmp_path):
     photos = demo.make(tmp_path / "photos", 60, layout="class_folders", size=40)
     wanted = ["--epochs", "1", "--size", "33", "--width", "0.35", "--weights", "random"]
@@ -160,6 +161,7 @@ def test_a_training(guarded, tmp_path):
     guarded.check()
 
 
+@pytest.mark.slow
 def test_a_notebook(guarded, tmp_path):
     cell = "import matplotlib.pyplot as plt\nfrom faces import plots, predict\npredict.Model()\nplt.plot([1, 2])"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "little.ipynb")
@@ -167,6 +169,7 @@ def test_a_notebook(guarded, tmp_path):
     guarded.check()
 
 
+@pytest.mark.slow
 def test_many_machines(guarded, tmp_path):
     pytest.importorskip("ray")
     tiny_model.write(tmp_path / "tiny")

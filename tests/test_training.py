@@ -105,6 +105,7 @@ def test_a_run_cut_short_ends_as_if_it_had_not_been(tmp_path, step, ema):
     pd.testing.assert_frame_equal(history[figures], past[figures])
 
 
+@pytest.mark.slow
 def test_kill_9_while_a_checkpoint_is_written_loses_one_epoch_and_no_more(tmp_path):
     script = textwrap.dedent(
         """
@@ -324,6 +325,7 @@ def test_what_has_predicted_can_go_on_learning():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_same_global_batch(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
