@@ -49,6 +49,7 @@ def test_every_head_can_answer_the_label_and_is_punished_least_there(name):
 
 
 @pytest.mark.parametrize("name", HEADS)
+@pytest.mark.slow
 def test_a_range_punishes_nothing_inside_it(name):
     """With a label of 20 to 29 years, descent stops somewhere in it, from either side."""
     torch.manual_seed(0)
@@ -362,6 +363,7 @@ def test_a_network_beside_a_guide_says_what_that_says(drawn, tmp_path):
         ages.train(recipe, manifest, tmp_path / "alone", pixels=pixels, guide=guide, progress=False)
 
 
+@pytest.mark.slow
 def test_a_guide_needs_a_distribution_over_years_and_no_other_teacher(drawn, tmp_path):
     manifest, pixels = drawn
     guide, taught = ages.build(SMALL, ages.BINS), np.zeros((len(manifest), ages.BINS))

@@ -39,6 +39,7 @@ def test_in_training_it_tells_what_both_say_and_how_far_their_maps_are_apart(net
     assert together(x)[:, -1].mean().item() == pytest.approx(5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_network_learns_the_maps_and_the_guide_stays(networks):
     network, guide = networks
     together, x = Pupil(network, guide, 40).train(), torch.rand(8, 3, 40, 40)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -174,6 +175,10 @@ def test_many_machines(guarded, tmp_path):
     pytest.importorskip("ray")
     tiny_model.write(tmp_path / "tiny")
     wanted = ["--tasks", f"colour={tmp_path / 'tiny'}", "--workers", "1"]
-    guarded.run("-m", "faces.scale", "samples", tmp_path / "answers", *wanted)
+    # Ray gives up when its own processes take more than 15 s to start, as they may where much else runs.
+    for last in (False, False, True):
+        with suppress(() if last else AssertionError):
+            guarded.run("-m", "faces.scale", "samples", tmp_path / "answers", *wanted)
+            break
     assert list((tmp_path / "answers").glob("*.parquet"))
     guarded.check()

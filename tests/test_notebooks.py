@@ -155,6 +155,7 @@ def runner(*arguments):
         (["--only", "02", "-p", "epochs", "many"], "02_train_gender_cnn: epochs must be int, not 'many'"),
     ],
 )
+@pytest.mark.slow
 def test_the_command_refuses_with_one_line(arguments, message):
     ran = runner(*arguments)
     assert ran.returncode == 2
