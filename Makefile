@@ -1,18 +1,22 @@
 # make run        label the sample portraits: a small environment without torch, half a minute
 # make test       the full environment, lint, all tests, every notebook on drawn faces
+# make check      lint and the quick tests, within a minute
 # make notebooks  run the notebooks on real photos: make notebooks DATA="dir1 dir2"
 # make train      train the published classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10]
 # make train-simpsons  train a classifier as a file says: make train-simpsons CONFIG=configs/simpsons.yaml
 # make demo       run the notebooks on drawn faces
 # make lab        open the notebooks
+# make constraints  write constraints.txt anew: the newest versions that fit each other
+# make test NEWEST=1  with the newest versions instead of those of constraints.txt, in .venv-newest (so with any target)
 
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= $(if $(NEWEST),.venv-newest,.venv)
+VERSIONS := $(if $(NEWEST),--upgrade,--constraint constraints.txt)
 BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.
 quoted = '$(subst ','\'',$(1))'
 
-.PHONY: run env test lint demo notebooks train train-simpsons lab clean help
+.PHONY: run env test check lint constraints newest demo notebooks train train-simpsons lab clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -25,6 +29,9 @@ env: $(VENV)/.full
 
 test: $(VENV)/.full lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.full lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
@@ -47,7 +54,15 @@ train-simpsons: $(VENV)/.full
 	$(BIN)/python -m faces.configured $(call quoted,$(CONFIG))
 
 lab: $(VENV)/.full
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
+# torch and torchvision as the pair that pip takes, all else as uv resolves it for every platform.
+constraints: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m pip install --dry-run --ignore-installed --no-deps torch torchvision \
+		| sed -n 's/^Would install //p' | tr ' ' '\n' | sed 's/-/==/' > $(VENV)/pair.txt
+	UV_CUSTOM_COMPILE_COMMAND="make constraints" $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal \
+		--all-extras --python-version 3.11 --no-annotate --constraint $(VENV)/pair.txt --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV) runs/demo runs/notebooks
@@ -57,15 +72,18 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
+# With NEWEST=1 what is installed is never new enough.
+newest:
+
 # What process.py needs and no more (about 140 MB); the full environment contains it. Bytecode of what is imported is made
 # by the first run; compiling all of it beforehand would take a third of the room again.
-$(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable .
+$(VENV)/.runtime: pyproject.toml constraints.txt $(if $(NEWEST),newest) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(VERSIONS) --editable .
 	@touch $@
 
 # uv installs torch and the rest in a third of pip's time; without it pip does the same.
-$(VENV)/.full: pyproject.toml | $(BIN)/python
+$(VENV)/.full: pyproject.toml constraints.txt $(if $(NEWEST),newest) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[notebooks,serve,parquet,heic,coreml,dev]' \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks,serve,parquet,heic,coreml,dev]'
+		&& $(BIN)/uv pip install --quiet --python $(BIN)/python $(VERSIONS) --editable '.[all]' \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check $(VERSIONS) --editable '.[all]'
 	@touch $@ $(VENV)/.runtime

@@ -37,10 +37,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
@@ -198,7 +198,7 @@ def loaded(name: str) -> Iterator[tuple[Ask, dict]]:
 
     for _ in range(20):
         ask(np.zeros((128, 128, 3), np.uint8))
-    yield ask, {"onnxruntime": onnxruntime.__version__}
+    yield ask, {"onnxruntime": version("onnxruntime")}
 
 
 # ------------------------------------------------------------------------------------------------- the figures

@@ -93,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    training.keep_freed_memory()
     main()

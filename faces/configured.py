@@ -355,4 +355,5 @@ def publish(
 
 
 if __name__ == "__main__":
+    training.keep_freed_memory()
     sys.exit(main())

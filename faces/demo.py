@@ -179,8 +179,10 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
 
     Examples
     --------
-    >>> make("data/demo", n=400, layout="class_folders")  # doctest: +SKIP
-    PosixPath('data/demo')
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     photos = make(f"{home}/demo", n=2, size=32, layout="class_folders")
+    ...     print(sorted(path.name for path in photos.iterdir() if path.is_dir()))
+    ['female', 'male']
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")

@@ -362,6 +362,6 @@ def _quicken(network: nn.Module) -> None:
                 module.__class__ = _StridedDepthwise
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def parameter_count(model: nn.Module, *, trainable: bool = False) -> int:
+    """Number of parameters, or of those alone that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trainable)

@@ -423,4 +423,5 @@ def train_and_publish(
 
 
 if __name__ == "__main__":
+    training.keep_freed_memory()
     sys.exit(main())

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -158,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         # A cluster of one's own needs no dashboard, which would take a good part of a core.
         own = {} if options.address else {"include_dashboard": False}
+        if own:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in HOME
         ray.init(address=options.address, log_to_driver=False, ignore_reinit_error=True, **own)
         done = run(options.source, options.target, tasks=options.tasks, faces=options.faces, workers=options.workers)
     except (UsageError, OSError, ValueError) as error:

@@ -141,7 +141,6 @@ def fit(
     metrics = {"acc": accuracy} if metrics is None else metrics
     device = pick_device(device)
     rank, world = _join_processes(device)
-    _keep_freed_memory()
     autocast = _autocast(device, precision)
     folder = Path(folder)
     model.to(device, memory_format=torch.channels_last)
@@ -500,11 +499,12 @@ def has_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    # Private to torch: where it is missing, single precision is the safe choice.
+    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next batch.
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next batch: for a process whose only work is training.
 
     By default it hands large blocks back to the system at once, and the page faults of getting them again cost a
     quarter of the time of training a small network on a CPU. Elsewhere than on Linux nothing happens.

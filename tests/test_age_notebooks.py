@@ -7,6 +7,8 @@ import pytest
 
 from faces import predict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):

@@ -68,6 +68,7 @@ def test_the_loss_of_every_head_falls_towards_the_label_from_both_sides(name, la
 
 
 @pytest.mark.parametrize("name", HEADS)
+@pytest.mark.slow
 def test_a_range_punishes_nothing_inside_it(name):
     years = torch.arange(ages.BINS)
     loss, _ = losses_of(name, outputs_that_say(name, years, spread=0.1), 20, 29)
@@ -319,6 +320,7 @@ def simple(monkeypatch):
 
 
 @pytest.mark.parametrize("head", ["dldl", "coral", "huber"])
+@pytest.mark.slow
 def test_a_regressor_trains_on_years_and_groups_with_side_tasks(drawn, tmp_path, head):
     manifest, pixels = drawn
     recipe = replace(SMALL, head=head)
@@ -381,6 +383,7 @@ def test_a_network_beside_a_guide_says_what_that_says(simple, drawn, tmp_path):
         ages.train(simple, manifest, tmp_path / "alone", pixels=pixels, guide=guide, progress=False)
 
 
+@pytest.mark.slow
 def test_a_guide_needs_a_distribution_over_years_and_no_other_teacher(drawn, tmp_path):
     manifest, pixels = drawn
     guide, taught = ages.build(SMALL, ages.BINS), np.zeros((len(manifest), ages.BINS))
@@ -410,6 +413,7 @@ def test_learning_rates_fall_towards_the_first_layers():
 # ------------------------------------------------------------------------------------------------------ export
 
 
+@pytest.mark.slow
 def test_a_published_regressor_says_what_the_trained_one_says(drawn, tmp_path):
     manifest, pixels = drawn
     torch.manual_seed(SEED)

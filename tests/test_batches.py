@@ -65,6 +65,7 @@ def test_a_damaged_file_is_named(drawn_faces):
     assert "usable" in str(caught.value)  # and what to do about it
 
 
+@pytest.mark.slow
 def test_several_processes_decode_the_same(manifest, pixels):
     assert (batches.load_images(manifest, SIZE, jobs=2) == pixels).all()
 

@@ -47,6 +47,7 @@ def test_the_published_files_are_good(name):
     assert chosen.training.num_epochs >= 10 and chosen.model.dropout_rate < 1
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_model_folder_that_can_be_used_and_loaded(config, tmp_path, capsys):
     assert configured.main([str(config)]) == 0
     said = capsys.readouterr().out
@@ -96,6 +97,7 @@ def test_pictures_that_resemble_the_given_test_are_left_out_of_training(pictures
     assert not manifest.loc[manifest["split"] == "train", "sha256"].isin(test["sha256"]).any()
 
 
+@pytest.mark.slow
 def test_losses_and_networks_are_those_that_were_asked_for(pictures, tmp_path):
     chosen = configured.settings_of({"dataset_parameters": {"traindir": str(pictures)}})
     chosen = replace(chosen, training=replace(chosen.training, num_epochs=3, batch_size=32, balance_classes=True))
@@ -117,6 +119,7 @@ def test_losses_and_networks_are_those_that_were_asked_for(pictures, tmp_path):
         configured.build(chosen.model, 2, 96)
 
 
+@pytest.mark.slow
 def test_what_learnt_from_grey_pictures_sees_colours_as_grey(pictures, tmp_path):
     chosen = configured.settings_of(
         {"dataset_parameters": {"traindir": str(pictures)}, "model_parameters": {"network": "small_resnet", "width": 4}}

@@ -11,6 +11,8 @@ from seeds import SEED
 from faces import coreml, export, models
 from faces.predict import Model, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):

@@ -215,6 +215,7 @@ def colours_and_edges(face):
     return np.concatenate([np.asarray(image.reduce(2)).ravel(), edges.ravel()])
 
 
+@pytest.mark.slow
 def test_gender_can_be_learnt_but_not_perfectly(people):
     signs = np.array([1 if p["gender"] == "female" else -1 for p in people])
     features = np.array([colours_and_edges(p) for p in people])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from seeds import SEED
 
 from faces import export, models, predict
+
+pytestmark = pytest.mark.slow
 
 PIXELS = np.random.default_rng(SEED).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
 FIGURES = {"photos": 10, "accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}}
@@ -128,6 +131,20 @@ def test_model_card_takes_its_figures_from_the_metrics():
     assert "mine: the terms of its owners." in card
     for heading in ("Measured", "Known failures", "Intended use", "Training data and its terms"):
         assert f"## {heading}" in card
+
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "mean", "std")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(predict.ARTIFACTS.glob("*/weights.safetensors")), ids=lambda path: path.parent.name
+)
+def test_published_models_tell_how_many_weights_they_have(path):
+    tensors = load_file(path)
+    count = sum(tensors[name].numel() for name in tensors if not name.endswith(BUFFERS))
+    for folder in filter(Path.exists, (path.parent, path.parent.with_name(f"{path.parent.name}_int8"))):
+        assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["weights"] == count
+        assert f"{count:,} weights." in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_published_cards_quote_the_terms_of_all_that_was_learnt_from():

@@ -8,6 +8,8 @@ import pytest
 
 from faces import command, notebooks, predict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):

@@ -116,10 +116,11 @@ def test_standardize_travels_with_the_weights_and_is_not_trained():
     assert parameter_count(own) == 0
 
 
-def test_frozen_parameters_do_not_count():
+def test_frozen_parameters_count_unless_only_trainable_ones_are_asked_for():
     model = gender_cnn()
     model[0].requires_grad_(False)
-    assert parameter_count(model) == 126_786 - (3 * 9 * 32 + 32)
+    assert parameter_count(model) == 126_786
+    assert parameter_count(model, trainable=True) == 126_786 - (3 * 9 * 32 + 32)
 
 
 # ------------------------------------------------------------------------------------------------- 96 pixels

@@ -80,6 +80,7 @@ def little_notebook(folder, *cells, parameters="n: int = 1  # how many\nrate: fl
     return path
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_reported_last_and_the_executed_copy_is_kept(tmp_path):
     path = little_notebook(tmp_path, "print('so far')", "1 / 0", "print('never')")
     with pytest.raises(notebooks.NotebookError) as error:
@@ -154,6 +155,7 @@ def runner(*arguments):
         (["--only", "02", "-p", "epochs", "many"], "02_train_gender_cnn: epochs must be int, not 'many'"),
     ],
 )
+@pytest.mark.slow
 def test_the_command_refuses_with_one_line(arguments, message):
     ran = runner(*arguments)
     assert ran.returncode == 2

@@ -23,6 +23,8 @@ pytest.importorskip("selenium")
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+pytestmark = pytest.mark.slow
+
 # What a drop from the desktop is to a page: an event that carries files.
 DROP = """
 const [target, name, base64] = arguments, bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));

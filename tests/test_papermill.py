@@ -9,6 +9,8 @@ import pytest
 
 from faces import demo, notebooks, predict
 
+pytestmark = pytest.mark.slow
+
 
 def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
     """The least that a user may have: two folders, one path given as a word, no runner."""

@@ -387,6 +387,7 @@ def test_importing_faces_imports_nothing_else():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
     # Not getrusage: its peak counts the parent's pages too, from the moment between fork and exec.
     prelude = (

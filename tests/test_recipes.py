@@ -39,6 +39,7 @@ def trained(manifest, tmp_path_factory):
     return *recipes.train(TINY, manifest, "gender", folder, pixels=pixels, progress=False), pixels, folder
 
 
+@pytest.mark.slow
 def test_side_tasks_are_learnt_and_dropped(trained, manifest):
     model, history, _, folder = trained
     assert model.classifier.out_features == 1 and len(history) == 2
@@ -50,6 +51,7 @@ def test_side_tasks_are_learnt_and_dropped(trained, manifest):
     assert torch.equal(whole.classifier.weight[:1], model.classifier.weight) and kept.is_file()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_taken_as_it_is_and_another_recipe_refused(trained, manifest):
     model, history, pixels, folder = trained
     again, same = recipes.train(TINY, manifest, "gender", folder, pixels=pixels, progress=False)
@@ -73,6 +75,7 @@ def test_what_cannot_be_trained_on_is_said(manifest, tmp_path, change, message):
         recipes.train(replace(TINY, size=32), manifest, "gender", tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_publishing_writes_calibrated_probabilities_and_honest_figures(trained, manifest, tmp_path):
     model, history, pixels, _ = trained
     about = {"recipe": recipes.described(TINY)}
@@ -106,6 +109,7 @@ def home(tmp_path, monkeypatch):
 QUICK = ["--epochs", "1", "--size", "33", "--width", "0.35", "--weights", "random"]
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_class_folders_for_process_py(home, capsys):
     photos = demo.make(home / "smileys", 60, layout="class_folders", size=48)
     (photos / "female").rename(photos / "cats")

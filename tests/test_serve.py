@@ -264,6 +264,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_stopped(tasks):
     port = free_port()
     wanted = ",".join(f"{task}={model.folder}" for task, model in tasks.items())

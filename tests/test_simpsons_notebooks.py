@@ -8,6 +8,8 @@ import pytest
 
 from faces import notebooks, predict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):

@@ -106,6 +106,7 @@ def test_a_run_cut_short_ends_as_if_it_had_not_been(tmp_path, step, ema):
     pd.testing.assert_frame_equal(history[figures], past[figures])
 
 
+@pytest.mark.slow
 def test_kill_9_while_a_checkpoint_is_written_loses_one_epoch_and_no_more(tmp_path):
     script = textwrap.dedent(
         """
@@ -233,6 +234,16 @@ def test_on_a_processor_bf16_is_taken_where_there_is_a_matrix_unit(monkeypatch, 
         assert torch.is_autocast_enabled("cpu") is has_unit
 
 
+def test_without_torch_s_private_test_single_precision_is_taken(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert not training.has_bf16(torch.device("cpu"))
+
+
+def test_fit_leaves_the_allocator_of_the_process_alone(tmp_path, monkeypatch):
+    monkeypatch.delattr(training.ctypes, "CDLL")
+    train(tmp_path, epochs=1)
+
+
 def test_bf16_trains_too(tmp_path):
     model = network()
     pixels, targets = red_or_blue()
@@ -314,6 +325,7 @@ def test_what_has_predicted_can_go_on_learning():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_same_global_batch(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
