@@ -40,6 +40,7 @@ from tqdm.auto import tqdm
 from faces import images
 from faces.files import whole_file
 
+PUBLISHED_SPLITS = Path(images.__file__).parent.parent / "artifacts/results/splits.parquet"
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
 # FairFace's seven in UTKFace's five (whose "Others" are described as Hispanic, Latino and Middle Eastern).
@@ -708,7 +709,37 @@ def prepare(
     """
     manifest = roots if isinstance(roots, pd.DataFrame) else read(roots)
     manifest = group(scan(manifest, cache=cache))
-    return split(manifest, stratify=stratify, val=val, test=test, seed=seed)
+    return published_split(split(manifest, stratify=stratify, val=val, test=test, seed=seed))
+
+
+def published_split(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Put the photos of the published data sets where the published models had them.
+
+    What a random draw gives hangs on every photo beside; a table of hashed names does not. Where that makes a group
+    of near duplicates straddle the splits, its training photos, and where there is a test photo its validation photos,
+    are ``excluded``.
+
+    Parameters
+    ----------
+    manifest : as from ``split``.
+    """
+    if not PUBLISHED_SPLITS.is_file():
+        return manifest
+    table = pd.read_parquet(PUBLISHED_SPLITS)
+    known = photo_hashes(manifest).map(table.set_index("photo")["split"].astype(object))
+    if known.isna().all():
+        return manifest
+    split = known.fillna(manifest["split"]).mask(manifest["split"] == "excluded", "excluded")
+    rank = split.map({"excluded": 0, "train": 1, "val": 2, "test": 3})
+    behind = rank < rank.groupby(manifest["group"]).transform("max")
+    return manifest.assign(split=split.mask(behind, "excluded"))
+
+
+def photo_hashes(manifest: pd.DataFrame) -> pd.Series:
+    """What stands for each photo in the table of published splits: 64 bits of a hash of its source and name."""
+    names = manifest["source"].astype(str) + "/" + manifest["name"]
+    digests = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names)
+    return pd.Series([int.from_bytes(digest[:8], "big") for digest in digests], manifest.index, dtype="uint64")
 
 
 def extend(manifest: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
