@@ -142,7 +142,7 @@ def test_the_service_bears_what_was_measured():
 
 @pytest.mark.parametrize(
     ("finder", "quoted"),
-    [("faces", "ours"), ("dlib", "dlib"), ("face_api_ssd", "face-api, SSD"), ("face_api_tiny", "face-api, tiny")],
+    [("faces", "ours"), ("mtcnn", "MTCNN")],
 )
 def test_faces_are_found_as_measured(finder, quoted):
     path = predict.ARTIFACTS / "face_finder" / "comparison.json"
