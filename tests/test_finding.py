@@ -130,7 +130,7 @@ def test_min_score_is_the_lowest_of_the_scores(detector, astronaut):
 def test_options_of_the_detector_are_checked(option, capsys):
     with pytest.raises(SystemExit):
         command.main([".", *option])
-    assert option[0] in capsys.readouterr().err
+    assert f"argument {option[0]}: '{option[1]}' is not" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_turned_by_its_exif_is_found_upright(detector, astronaut, tmp_path):
