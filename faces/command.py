@@ -343,15 +343,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--min-face",
         type=_positive,
         metavar="PIXELS",
-        help="smallest face looked for, in pixels of the picture; the smaller, the slower (default: about a fiftieth of"
-        " the long side)",
+        help="smallest face, in pixels of the picture; smaller: slower",
     )
     parser.add_argument(
         "--min-score",
         type=_score,
         default=finding.MIN_SCORE,
         metavar="P",
-        help="lowest confidence of a face (default: %(default)s)",
+        help="lowest face score (default: %(default)s)",
     )
     parser.add_argument("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
     parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")

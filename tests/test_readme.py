@@ -142,7 +142,7 @@ def test_the_service_bears_what_was_measured():
 
 @pytest.mark.parametrize(
     ("finder", "quoted"),
-    [("faces", "ours"), ("mtcnn", "MTCNN")],
+    [("faces", "ours")],
 )
 def test_faces_are_found_as_measured(finder, quoted):
     path = predict.ARTIFACTS / "face_finder" / "comparison.json"
