@@ -342,8 +342,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--min-face",
         type=_positive,
-        metavar="PIXELS",
-        help="smallest face, in pixels of the picture; smaller: slower",
+        metavar="N",
+        help="smallest face, in pixels; smaller: slower",
     )
     parser.add_argument(
         "--min-score",
