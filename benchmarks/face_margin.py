@@ -1,8 +1,9 @@
-"""How much margin the networks' training crops have around a face: python benchmarks/face_margin.py [--write]
+"""Where the training crops have their face, as the detector sees it: python benchmarks/face_margin.py [--write]
 
-The face finder looks at a sample of the training photos. What it finds there gives ``faces.finding`` its MARGIN (side
-of the crop over side of the face) and BELOW (how far the crop's middle lies below the face's, in sides of the face):
-the medians over all photos in which exactly one face was found.
+Each crop is searched twice: pasted into a black picture of twice its size, which gives ``faces.finding`` MARGIN (side
+of the crop over side of the face) and BELOW (how far the crop's middle lies below the face's, over side of the face)
+for cutting; and alone, which gives CROP_MARGIN and CROP_OFFSET for recognising crops. Quantiles over the crops with
+exactly one face.
 """
 
 from __future__ import annotations
@@ -13,57 +14,53 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm import tqdm
 
 from faces import data, finding, images
 from faces.files import write_json
 from faces.predict import ARTIFACTS, ROOT
 
+SOURCES = [ROOT / "data" / name for name in ("fairface", "utkface", "glasses")]
 
-def measure(paths: list[str], finder: finding.Finder) -> pd.DataFrame:
-    """One row a photo: whether one face was found, the margin about it and the offset of its middle."""
+
+def measure(paths: list[str], detector: finding.Detector, *, framed: bool) -> dict:
+    """Share of crops with one face and with any, and quantiles of where it lies."""
     rows = []
-    for path in tqdm(paths, unit="photo", leave=False):
-        picture = images.open_rgb(path)
-        # As large as crops tend to be: small ones hide their face from the first network.
-        if max(picture.size) < 224:
-            picture = picture.resize((224, 224 * picture.height // picture.width))
-        faces = finder.find(picture)
+    for path in tqdm(paths, unit="crop", leave=False):
+        picture = crop = images.open_rgb(path)
+        if framed:
+            picture = Image.new("RGB", (2 * crop.width, 2 * crop.height))
+            picture.paste(crop, (crop.width // 2, crop.height // 2))
+        faces = detector.find(picture)
         row = {"faces": len(faces)}
-        if faces:
-            face = faces[0]
-            side = ((face.right - face.left) * (face.bottom - face.top)) ** 0.5
-            row |= {
-                "margin": min(picture.size) / side,
-                "below": (picture.height - (face.top + face.bottom)) / 2 / side,
-                "beside": (picture.width - (face.left + face.right)) / 2 / side,
-            }
+        if len(faces) == 1:
+            [face] = faces
+            row["margin"] = min(crop.size) / face.side
+            row["below"] = (picture.height - face.top - face.bottom) / 2 / face.side
+            row["beside"] = (picture.width - face.left - face.right) / 2 / face.side
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    shares = {"one_face": (table["faces"] == 1).mean(), "any_face": (table["faces"] > 0).mean()}
+    quantiles = {
+        name: {f"{q:.0%}": round(float(np.nanquantile(table[name], q)), 4) for q in (0.02, 0.1, 0.5, 0.9, 0.98)}
+        for name in ("margin", "below", "beside")
+    }
+    return {"crops": len(table)} | {name: round(float(share), 4) for name, share in shares.items()} | quantiles
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", type=Path, default=[ROOT / "data" / "utkface", ROOT / "data" / "fairface"])
-    parser.add_argument("--photos", type=int, default=1500, help="of each source (default: %(default)s)")
+    parser.add_argument("--data", nargs="+", type=Path, default=SOURCES)
+    parser.add_argument("--crops", type=int, default=1000, help="of each source (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write artifacts/face_finder/margin.json")
     options = parser.parse_args()
-    cache = ROOT / "runs" / "cache"
-    manifest = data.prepare(options.data, stratify=["gender", "age_group"], seed=options.seed, cache=cache)
-    finder, found = finding.Finder(ARTIFACTS / "face_finder", threads=2), {}
-    for source, part in manifest[manifest["split"] == "train"].groupby("source"):
-        table = measure(part["path"].sample(min(options.photos, len(part)), random_state=options.seed).tolist(), finder)
-        alone = table[table["faces"] == 1]
-        found[source] = {
-            "photos": len(table),
-            "one_face": round(float((table["faces"] == 1).mean()), 4),
-            "any_face": round(float((table["faces"] > 0).mean()), 4),
-            **{
-                name: {f"{q:.0%}": round(float(np.quantile(alone[name], q)), 4) for q in (0.1, 0.5, 0.9)}
-                for name in ("margin", "below", "beside")
-            },
-        }
+    detector, found = finding.Detector(ARTIFACTS / "face_finder"), {}
+    for folder in options.data:
+        paths = data.read(folder)["path"]
+        paths = paths.sample(min(options.crops, len(paths)), random_state=options.seed).tolist()
+        found[folder.name] = {name: measure(paths, detector, framed=name == "framed") for name in ("framed", "alone")}
     print(pd.json_normalize(list(found.values())).set_axis(list(found)).T.to_string())
     if options.write:
         print(write_json(ARTIFACTS / "face_finder" / "margin.json", found))

@@ -37,7 +37,7 @@ from faces.predict import (
 )
 
 RESULTS, ERRORS, RUN = "process_results", "process_errors.json", "process_run.json"
-FINDER = "face_finder"  # the folder of the face finder in artifacts/
+DETECTOR = "face_finder"  # the folder of the face detector in artifacts/
 KEPT = 64  # files that are put into the journal at once
 
 
@@ -49,6 +49,8 @@ def process_folder(
     names: Iterable[str] | None = None,
     recursive: bool = False,
     faces: str = "crop",
+    min_face: float | None = None,
+    min_score: float = finding.MIN_SCORE,
     form: str = "json",
     html: str | os.PathLike | None = None,
     confidence: bool = False,
@@ -73,6 +75,7 @@ def process_folder(
     names : paths below ``folder``, instead of those that are found there.
     faces : "crop" (each picture is the crop of one face), "detect" (look for faces) or "auto" (look, unless the picture
         is a crop already).
+    min_face, min_score : as for ``finding.Detector``.
     form : one of ``results.FORMATS``.
     html : also write a page to look at there.
     min_confidence : a face whose label has a lower probability is labelled "unknown" (its probability remains that of
@@ -82,7 +85,7 @@ def process_folder(
 
     Raises
     ------
-    UsageError : "auto" confidence for a classifier that has no threshold; a face finder or pyarrow is missing.
+    UsageError : "auto" confidence for a classifier that has no threshold; the face detector or pyarrow is missing.
     results.JournalError : see ``results.Journal``.
     """
     for path in filter(None, (output, html)):  # before hours of work, not after
@@ -92,12 +95,14 @@ def process_folder(
     folder, output = os.fspath(folder), Path(output)
     least = {task: _least(model, min_confidence) for task, model in tasks.items() if model.classes}
     faces = looked_for(faces, tasks.values())
-    see = seer(faces)
+    see = seer(faces, min_face=min_face, min_score=min_score)
     if form == "parquet":
         _needs("pyarrow", "parquet")
     if names is None:
         names = _without_ours(find_files(folder, recursive=recursive), folder, output)
     asked = {"folder": os.path.realpath(folder), "faces": faces, "least": least}
+    if faces != "crop":
+        asked |= {"min_face": min_face, "min_score": min_score}
     models = {task: {"name": model.name, "sha256": model.sha256} for task, model in tasks.items()}
     journal = results.Journal(_journal(output), asked | {"models": models}, resume=resume)
     try:
@@ -164,25 +169,25 @@ def looked_for(faces: str, models: Iterable[Model]) -> str:
     return "crop" if faces == "auto" and not all(model.of_faces for model in models) else faces
 
 
-def seer(faces: str):
+def seer(faces: str, *, min_face: float | None = None, min_score: float = finding.MIN_SCORE):
     """How a picture is looked at: a function of its path, frames and ``max_pixels``, as ``finding.look``.
 
     Parameters
     ----------
     faces : as ``looked_for`` gives it.
+    min_face, min_score : as for ``finding.Detector``.
 
     Raises
     ------
-    UsageError : faces are to be looked for and there is no finder.
+    UsageError : faces are to be detected and the detector cannot be loaded.
     """
-    return as_crop if faces == "crop" else partial(finding.look, finder=_finder(), crops=faces == "auto")
-
-
-def _finder() -> finding.Finder:
+    if faces == "crop":
+        return as_crop
     try:
-        return finding.Finder(ARTIFACTS / FINDER)
-    except finding.FinderError as error:
-        raise UsageError(f"no face finder: {printable(str(error))} (--faces crop does without one)") from None
+        detector = finding.Detector(ARTIFACTS / DETECTOR, min_face=min_face, min_score=min_score)
+    except finding.DetectorError as error:
+        raise UsageError(f"no face detector: {printable(str(error))} (--faces crop does without one)") from None
+    return partial(finding.look, detector=detector, crops=faces == "auto")
 
 
 def _needs(package: str, extra: str) -> None:
@@ -202,6 +207,8 @@ def list_folder(
     max_pixels: int | None = None,
     min_confidence: float | str = 0.0,
     faces: str = "crop",
+    min_face: float | None = None,
+    min_score: float = finding.MIN_SCORE,
     end: str = "\n",
     file: IO[str] | None = None,
 ) -> tuple[int, int]:
@@ -214,11 +221,12 @@ def list_folder(
     ----------
     label : one of the model's classes; one face with it is enough.
     min_confidence : that the label must have; "auto" as for ``process_folder``.
+    min_face, min_score : as for ``finding.Detector``.
     file : where to; standard output by default.
     """
     least, file = {"label": _least(model, min_confidence)}, file or sys.stdout
     read = failed = 0
-    see = seer(looked_for(faces, [model]))
+    see = seer(looked_for(faces, [model]), min_face=min_face, min_score=min_score)
     said = records({"label": model}, folder, names, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
     for name, record in said:
         if "error" in record:
@@ -334,6 +342,19 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default="auto",
         help="take each picture as the crop of one face, or look for faces; auto looks whether it is a crop (default)",
     )
+    parser.add_argument(
+        "--min-face",
+        type=_positive,
+        metavar="N",
+        help="smallest face, in pixels; smaller: slower",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=_score,
+        default=finding.MIN_SCORE,
+        metavar="P",
+        help="lowest face score (default: %(default)s)",
+    )
     parser.add_argument("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
     parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
     parser.add_argument(
@@ -378,6 +399,16 @@ def tasks_of(text: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"no task {part!r}; there are {known}, or name a model: TASK=MODEL")
         asked[task] = model or TASKS[task]
     return asked
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 < score <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, up to 1")
+    return score
 
 
 def _positive(text: str) -> int:
@@ -446,6 +477,8 @@ def main(argv: list[str] | None = None) -> int:
             names=names,
             recursive=options.recursive,
             faces=options.faces,
+            min_face=options.min_face,
+            min_score=options.min_score,
             form=options.format,
             html=options.html,
             confidence=options.confidence,
@@ -491,6 +524,8 @@ def _list(options: argparse.Namespace, folder: str, names: Iterable[str] | None)
             max_pixels=options.max_pixels,
             min_confidence=options.min_confidence,
             faces=options.faces,
+            min_face=options.min_face,
+            min_score=options.min_score,
             end="\0" if options.null else "\n",
         )
     except BrokenPipeError:  # whoever read has seen enough, as `head` has

@@ -1,8 +1,7 @@
-"""Find the faces in a picture, and cut them out with the margin that the networks were trained with.
+"""Detect the faces of a picture, and cut them out with the margin of the training crops.
 
-MTCNN (Zhang et al., 1604.02878) on ONNX Runtime: a first network slides over the picture at many scales, a second and
-a third look at what it found more closely. Needs numpy, Pillow and onnxruntime; its two megabytes of weights lie in
-``artifacts/face_finder``.
+The detector is YuNet (Wu, Peng and Yu, Machine Intelligence Research 20, 2023): one network of 53,104 parameters on
+ONNX Runtime, see ``artifacts/face_finder``. Needs numpy, Pillow and onnxruntime.
 """
 
 from __future__ import annotations
@@ -18,146 +17,142 @@ from PIL import Image
 
 from faces import images, trust
 
-STRIDE, CELL = 2, 12  # pixels between what P-Net looks at, and how large that is
-SHRINK = 0.709  # each scale of the pyramid to the next: half the area
-THRESHOLDS = (0.6, 0.7, 0.8)  # of the three networks' probabilities
-OVERLAP = (0.5, 0.7, 0.7, 0.7)  # above which the weaker of two boxes goes: of a scale, of all, after R-Net, after O-Net
+STRIDES = (8, 16, 32)  # pixels between the cells of the network's three outputs
+OVERLAP = 0.45  # intersection over union above which the less likely of two boxes is dropped
+LEAST = 1000  # pixels: the long side at which a picture is decoded; only for small faces it is decoded at more
+SIDE = 640  # pixels: the long side to which larger pictures are scaled down
+SMALL = (
+    224  # pixels: the long side to which smaller pictures are enlarged, where more faces are found, fewer of them false
+)
+RELIABLE = 12  # pixels: the smallest face that the network finds reliably
+LARGEST = 4096  # pixels: the long side is never larger, whatever min_face asks for, which bounds the memory
+MIN_SCORE = 0.6
 
 
-class FinderError(Exception):
-    """The face finder's networks cannot be had; the message says why."""
+class DetectorError(Exception):
+    """Raised if the face detector cannot be loaded; the message says why."""
 
 
 @dataclass(frozen=True)
 class Face:
-    """Where a face is: its box in pixels of the picture (edges, floats), how likely it is one, and its eyes.
+    """A detected face.
 
-    eyes : (x, y) of the eye on the left of the picture and of that on its right.
+    Attributes
+    ----------
+    left, top, right, bottom : float
+        Edges of its bounding box in pixels of the picture.
+    score : float
+        Confidence of the detector, 0 to 1.
+    landmarks : tuple of five (x, y)
+        Right eye, left eye, nose, right and left corner of the mouth, as the person has them.
     """
 
     left: float
     top: float
     right: float
     bottom: float
-    score: float
-    eyes: tuple[tuple[float, float], tuple[float, float]]
+    score: float = 1.0
+    landmarks: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def side(self) -> float:
+        """Square root of the area of the box."""
+        return ((self.right - self.left) * (self.bottom - self.top)) ** 0.5
 
 
-class Finder:
-    """Finds faces.
+class Detector:
+    """Detects faces.
 
     Parameters
     ----------
-    folder : holds ``pnet.onnx``, ``rnet.onnx`` and ``onet.onnx``.
-    side : a larger picture is scaled down until its long side has so many pixels.
-    smallest : faces below so many pixels, after that scaling, are not looked for.
-    threads : of the networks' own.
+    folder : path
+        Holds ``model.onnx``.
+    min_face : float, optional
+        Smallest face in pixels of the picture (root of the box's area). Smaller ones are dropped, and the picture is
+        scaled down no further than such a face allows. By default it is scaled to a long side of 640 pixels at
+        most and nothing is dropped.
+    min_score : float, default 0.6
+        Lowest confidence of a face.
+    threads : int, default 1
+        Of the network.
 
     Raises
     ------
-    FinderError : a network is not there, or nobody vouches for it (see ``faces.trust``).
+    DetectorError
+        If the network is missing, damaged or not listed (see ``faces.trust``).
     """
 
-    def __init__(self, folder: str | os.PathLike, *, side: int = 640, smallest: int = 24, threads: int = 1):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        min_face: float | None = None,
+        min_score: float = MIN_SCORE,
+        threads: int = 1,
+    ):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
-        self.side, self.smallest = side, smallest
-        networks = []
-        for name in ("pnet", "rnet", "onet"):
-            path = Path(folder) / f"{name}.onnx"
-            try:
-                content = trust.verified(path)
-                networks.append(onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]))
-            except Exception as error:  # onnxruntime raises a dozen kinds of its own
-                raise FinderError(f"{path}: {' '.join(str(error).split())[:200]}") from None
-        self.pnet, self.rnet, self.onet = networks
+        self.min_face, self.min_score = min_face or 0.0, min_score
+        path = Path(folder) / "model.onnx"
+        try:
+            content = trust.verified(path)
+            self.network = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a dozen kinds of its own
+            raise DetectorError(f"{path}: {' '.join(str(error).split())[:200]}") from None
 
-    def find(self, picture: Image.Image) -> list[Face]:
-        """The faces of an RGB picture, the largest first."""
-        factor = min(1.0, self.side / max(picture.size))
+    def side(self, largest: float) -> float:
+        """The long side, in pixels, to which a picture of the long side ``largest`` is scaled."""
+        wanted = max(SIDE, min(LARGEST, largest * RELIABLE / self.min_face)) if self.min_face else SIDE
+        return min(max(largest, SMALL), wanted)
+
+    def find(self, picture: Image.Image, scale: float = 1.0) -> list[Face]:
+        """The faces of an RGB picture, the largest first.
+
+        Parameters
+        ----------
+        picture : PIL.Image.Image, mode RGB
+        scale : float, default 1
+            Size of the original over that of ``picture``, which ``min_face`` refers to.
+        """
+        factor = min(self.side(max(picture.size) * scale), max(*picture.size, SMALL)) / max(picture.size)
         size = tuple(max(1, round(edge * factor)) for edge in picture.size)
-        small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0) if factor < 1 else picture
-        boxes = self._propose(small)
-        boxes = self._refine(small, boxes, self.rnet, 24, THRESHOLDS[1])[0]
-        boxes, points = self._refine(small, boxes, self.onet, 48, THRESHOLDS[2])
-        scale = np.array(picture.size * 2) / np.array(small.size * 2)
-        found = []
-        for box, eyes in zip(boxes, points, strict=True):
-            left, top, right, bottom = (box[:4] * scale).tolist()
-            (x1, y1), (x2, y2) = sorted((eyes * scale[:2]).tolist())
-            found.append(Face(left, top, right, bottom, float(box[4]), ((x1, y1), (x2, y2))))
-        return sorted(found, key=lambda face: (face.left - face.right) * (face.bottom - face.top))
-
-    def _propose(self, picture: Image.Image) -> np.ndarray:
-        scale, proposed = CELL / self.smallest, [np.empty((0, 5))]
-        while min(picture.size) * scale >= CELL:
-            size = tuple(int(edge * scale + 1) for edge in picture.size)
-            pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
-            likely, edges = self.pnet.run(None, {"pixels": pixels[None]})
-            rows, columns = np.nonzero(likely[0] >= THRESHOLDS[0])
-            corner = np.stack([columns, rows], 1) * STRIDE
-            cells = np.concatenate([(corner + 1) / scale, (corner + CELL) / scale, likely[0][rows, columns, None]], 1)
-            kept = keep(cells, OVERLAP[0])
-            proposed.append(_moved(cells[kept], edges[0][rows, columns][kept]))
-            scale *= SHRINK
-        boxes = np.concatenate(proposed)
-        return boxes[keep(boxes, OVERLAP[1])]
-
-    def _refine(self, picture, boxes, network, size, threshold) -> tuple[np.ndarray, np.ndarray]:
-        if not len(boxes):
-            return np.empty((0, 5)), np.empty((0, 2, 2))
-        squares = _squares(boxes)
-        pixels = np.stack([np.asarray(cut(picture, tuple(box), size)) for box in squares[:, :4].tolist()])
-        likely, edges, *points = network.run(None, {"pixels": pixels})
-        sure = likely >= threshold
-        squares, edges = squares[sure], edges[sure]
-        squares[:, 4] = likely[sure]
-        boxes = _moved(squares, edges)
-        last = bool(points)
-        eyes = np.zeros((len(boxes), 2, 2))
-        if last:
-            shares = points[0][sure]
-            corner, extent = squares[:, None, :2], (squares[:, 2:4] - squares[:, :2])[:, None]
-            eyes = corner + np.stack([shares[:, [0, 1]], shares[:, [5, 6]]], 2) * extent
-        kept = keep(boxes, OVERLAP[2 + last], smaller=last)
-        return boxes[kept], eyes[kept]
+        small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0) if size != picture.size else picture
+        pixels = np.zeros((-size[1] // 32 * -32, -size[0] // 32 * -32, 3), np.uint8)
+        pixels[: size[1], : size[0]] = np.asarray(small)
+        found = [np.empty((0, 15))]
+        for stride, cells in zip(STRIDES, self.network.run(None, {"pixels": pixels}), strict=True):
+            rows, columns = np.nonzero(cells[..., 0] >= self.min_score)
+            cells, corner = cells[rows, columns].astype(float), np.stack([columns, rows], 1) * stride
+            middle, half = corner + cells[:, 1:3] * stride, np.exp(cells[:, 3:5]) * stride / 2
+            points = cells[:, 5:] * stride + np.tile(corner, 5)
+            found.append(np.concatenate([cells[:, :1], middle - half, middle + half, points], 1))
+        faces = np.concatenate(found)
+        faces = faces[non_maximum_suppression(faces[:, 1:5], faces[:, 0], OVERLAP)]
+        faces[:, 1:] *= np.tile(np.array(picture.size) / size, 7)
+        made = [Face(*face[1:5], face[0], tuple(zip(face[5::2], face[6::2], strict=True))) for face in faces.tolist()]
+        return sorted((face for face in made if face.side * scale >= self.min_face), key=lambda face: -face.side)
 
 
-def _moved(boxes: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Boxes ``[n, 5]`` with their four edges moved by shares of their size ``[n, 4]``."""
-    extent = boxes[:, 2:4] - boxes[:, :2]
-    return np.concatenate([boxes[:, :4] + edges * np.tile(extent, 2), boxes[:, 4:]], 1)
+def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> list[int]:
+    """Indices of the boxes ``[n, 4]`` that stay, by descending score.
 
-
-def _squares(boxes: np.ndarray) -> np.ndarray:
-    """The squares about the middle of each box, as wide as its longer side."""
-    middle, half = (boxes[:, :2] + boxes[:, 2:4]) / 2, (boxes[:, 2:4] - boxes[:, :2]).max(1, keepdims=True) / 2
-    return np.concatenate([middle - half, middle + half, boxes[:, 4:]], 1)
-
-
-def keep(boxes: np.ndarray, overlap: float, *, smaller: bool = False) -> np.ndarray:
-    """Which boxes ``[n, 5]`` stay when of any two that overlap the less likely goes; their numbers, likeliest first.
-
-    Overlap is the shared area over that of both together, or with ``smaller`` over that of the smaller one, so that of
-    a face within a face one stays.
+    Of two boxes whose intersection over union is larger than ``overlap`` the one with the lower score is dropped.
     """
-    left, top, right, bottom, score = boxes.T
-    area, order, kept = (right - left) * (bottom - top), np.argsort(-score, kind="stable"), []
+    left, top, right, bottom = boxes.T
+    area, order, kept = (right - left) * (bottom - top), np.argsort(-scores, kind="stable"), []
     while len(order):
         first, rest = order[0], order[1:]
-        kept.append(first)
+        kept.append(int(first))
         wide = (np.minimum(right[first], right[rest]) - np.maximum(left[first], left[rest])).clip(0)
         high = (np.minimum(bottom[first], bottom[rest]) - np.maximum(top[first], top[rest])).clip(0)
-        shared = wide * high
-        whole = np.minimum(area[first], area[rest]) if smaller else area[first] + area[rest] - shared
-        order = rest[shared <= overlap * np.maximum(whole, 1e-9)]
-    return np.array(kept, int)
+        order = rest[wide * high <= overlap * (area[first] + area[rest] - wide * high)]
+    return kept
 
 
 def cut(picture: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
-    """A box of a picture, which may reach beyond it (black there), scaled to ``size`` × ``size`` pixels."""
+    """A box of a picture, scaled to ``size`` × ``size`` pixels; beyond the picture its edge is repeated."""
     left, top, right, bottom = box
     inside = (max(left, 0.0), max(top, 0.0), min(right, float(picture.width)), min(bottom, float(picture.height)))
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
@@ -165,90 +160,97 @@ def cut(picture: Image.Image, box: tuple[float, float, float, float], size: int)
     if inside == box:
         return picture.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     across, down = size / (right - left), size / (bottom - top)
-    corner = (round((inside[0] - left) * across), round((inside[1] - top) * down))
-    part = (
-        max(1, min(size - corner[0], round((inside[2] - inside[0]) * across))),
-        max(1, min(size - corner[1], round((inside[3] - inside[1]) * down))),
-    )
-    whole = Image.new("RGB", (size, size))
-    whole.paste(picture.resize(part, Image.Resampling.BILINEAR, box=inside, reducing_gap=2.0), corner)
-    return whole
+    width = max(1, min(size, round((inside[2] - inside[0]) * across)))
+    height = max(1, min(size, round((inside[3] - inside[1]) * down)))
+    x, y = min(round((inside[0] - left) * across), size - width), min(round((inside[1] - top) * down), size - height)
+    part = picture.resize((width, height), Image.Resampling.BILINEAR, box=inside, reducing_gap=2.0)
+    # The networks are right about more of the faces that the frame cuts than with black.
+    beyond = ((y, size - y - height), (x, size - x - width), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(part), beyond, mode="edge"))
 
 
-# ------------------------------------------------------------------------------------------------ whole pictures
-
-SEEN = 1000  # pixels: the long side at which faces are looked for; only where one is small is more decoded
-THUMBNAIL = 160  # pixels: a picture of no longer side is taken as a crop, unless faces are to be detected in it
-FALLBACK = 320  # pixels: so is one of no longer side in which no face is found
-# Where the networks' training crops have their face, measured with this finder (benchmarks/face_margin.py): how many
-# times longer the crop's side is than the face's (the root of its box's area), and how far the crop's middle lies below
-# the face's, as a share of the face's.
-MARGIN, BELOW = 1.09, 0.06
-ALIKE = 0.8  # a picture whose face fills it like a training crop's, give or take so much, is taken as it is
+# Where training crops have their face, measured with this detector by benchmarks/face_margin.py. MARGIN: side of the
+# crop over side of the face; BELOW: how far the crop's middle lies below the face's, over side of the face. Both of
+# crops in a larger black picture, since the box of a face depends on what is around it.
+MARGIN, BELOW = 1.06, 0.08
+CROP_MARGIN = (1.0, 1.45)  # the same of crops alone: nearly all lie between these
+CROP_OFFSET = 0.2  # and their middle is no further from the face's, down and across
 
 
 def margin(face: Face) -> tuple[float, float, float, float]:
-    """The square about a face that shows it as the networks' training crops did: left, top, right, bottom."""
-    side = ((face.right - face.left) * (face.bottom - face.top)) ** 0.5
-    across, down = (face.left + face.right) / 2, (face.top + face.bottom) / 2 + BELOW * side
-    half = MARGIN * side / 2
+    """The square around a face that shows it as training crops do: left, top, right, bottom."""
+    across, down = (face.left + face.right) / 2, (face.top + face.bottom) / 2 + BELOW * face.side
+    half = MARGIN * face.side / 2
     return across - half, down - half, across + half, down + half
 
 
 def is_crop(faces: list[Face], width: int, height: int) -> bool:
-    """Whether a picture shows its largest face like a training crop, so that its central square is as good as a cut."""
+    """Whether the central square of a picture shows its largest face as training crops do."""
     if not faces:
         return False
-    left, top, right, bottom = margin(faces[0])
-    side = min(width, height)
-    apart = max(abs((left + right) - width), abs((top + bottom) - height)) / 2
-    return ALIKE <= (right - left) / side <= 1 / ALIKE and apart <= (1 - ALIKE) * side / 2
+    face = faces[0]
+    offset = max(abs(face.left + face.right - width), abs(face.top + face.bottom - height)) / 2
+    smallest, largest = CROP_MARGIN
+    return smallest <= min(width, height) / face.side <= largest and offset <= CROP_OFFSET * face.side
 
 
 def look(
-    path, frames: Sequence[images.Frame], finder: Finder, *, crops: bool = True, max_pixels: int | None = None
+    path, frames: Sequence[images.Frame], detector: Detector, *, crops: bool = True, max_pixels: int | None = None
 ) -> tuple[list[Face | None], list[list[np.ndarray]]]:
-    """The faces of a picture, and each in several frames.
+    """Detect the faces of a picture and cut them out.
 
     Parameters
     ----------
-    path, max_pixels : as for ``images.open_rgb``.
-    frames : that are wanted, the largest first. A face is cut out as a square, whichever they are.
-    crops : whether a picture may be taken as a crop of one face; the face is then None.
+    path, max_pixels
+        As for ``images.open_rgb``.
+    frames : sequence of Frame
+        Wanted frames, the largest first. A face is cut out as a square, whichever they are.
+    detector : Detector
+    crops : bool, default True
+        Whether a picture that shows its face as training crops do is taken as a crop; the face is then None.
 
     Returns
     -------
-    The faces, boxes in pixels of the whole picture the right way up, the largest first; and for each the squares,
-    uint8 ``[size, size, 3]``.
+    faces : list of Face or None
+        The largest first, in pixels of the whole picture the right way up.
+    squares : list of lists of uint8 arrays ``[size, size, 3]``
+        Each face in each frame.
 
     Raises
     ------
-    images.ImageError : the file is no picture that can be decoded.
+    images.ImageError
+        If the file cannot be decoded.
     """
     largest = frames[0].size
-    picture = images.open_rgb(path, least=max(SEEN, 2 * largest), max_pixels=max_pixels)
-    if crops and max(picture.size) <= THUMBNAIL:
-        return [None], [images.frames(picture, frames)]
-    faces = finder.find(picture)
-    if crops and (is_crop(faces, *picture.size) or (not faces and max(picture.size) <= FALLBACK)):
+    least = max(LEAST, 2 * largest)
+    picture = images.open_rgb(path, least=least, max_pixels=max_pixels)
+    full = max(picture.size)
+    if full >= least:  # a smaller one was not scaled down
+        full = max(images.picture_size(path))
+    if full > max(picture.size) and detector.side(full) > max(picture.size):
+        picture = _again(path, int(detector.side(full)), max_pixels)
+    faces = detector.find(picture, scale=full / max(picture.size))
+    if crops and is_crop(faces, *picture.size):
         return [None], [images.frames(picture, frames)]
     if not faces:
         return [], []
-    full = images.picture_size(path)
-    scale = max(full) / max(picture.size)
-    shortest = min(face.right - face.left for face in faces) * MARGIN
+    scale = full / max(picture.size)
+    shortest = min(face.side for face in faces) * MARGIN
     if scale > 1 and shortest < largest:
-        # A small face in a large picture: more of its pixels are to be had.
-        more = max(picture.size) * min(scale, 2 * largest / shortest)
-        if hasattr(path, "seek"):
-            path.seek(0)
-        again = images.open_rgb(path, least=int(more), max_pixels=max_pixels)
+        # A small face in a large picture: decode more of its pixels.
+        again = _again(path, int(max(picture.size) * min(scale, 2 * largest / shortest)), max_pixels)
         factor = max(again.size) / max(picture.size)
         faces, picture = [_scaled(face, factor) for face in faces], again
     squares = [[np.asarray(cut(picture, margin(face), frame.size)) for frame in frames] for face in faces]
-    return [_scaled(face, max(full) / max(picture.size)) for face in faces], squares
+    return [_scaled(face, full / max(picture.size)) for face in faces], squares
+
+
+def _again(path, least: int, max_pixels: int | None) -> Image.Image:
+    if hasattr(path, "seek"):
+        path.seek(0)
+    return images.open_rgb(path, least=least, max_pixels=max_pixels)
 
 
 def _scaled(face: Face, factor: float) -> Face:
-    eyes = tuple((x * factor, y * factor) for x, y in face.eyes)
-    return Face(face.left * factor, face.top * factor, face.right * factor, face.bottom * factor, face.score, eyes)
+    edges = (edge * factor for edge in (face.left, face.top, face.right, face.bottom))
+    return Face(*edges, face.score, tuple((x * factor, y * factor) for x, y in face.landmarks))

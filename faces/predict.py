@@ -276,7 +276,7 @@ def records(
 
     Parameters
     ----------
-    see : how each picture is looked at: ``as_crop``, or ``finding.look`` with its finder.
+    see : how each picture is looked at: ``as_crop``, or ``finding.look`` with its detector.
     least : task -> probability below which a label is "unknown".
     max_pixels : of a picture, as for ``images.open_rgb``.
     tasks, names, batch_size, threads : as for ``predict_files``; to look for faces there is a thread a core.

@@ -81,7 +81,7 @@ class Batches:
 
     Raises
     ------
-    UsageError : there is no face finder.
+    UsageError : the face detector cannot be loaded.
     """
 
     def __init__(self, tasks: Mapping[str, Model], size: int = BATCH_SIZE, faces: str = "auto"):
@@ -220,7 +220,7 @@ def create_app(
 
     Raises
     ------
-    UsageError : there is no face finder.
+    UsageError : the face detector cannot be loaded.
     """
     batches = Batches(tasks, batch_size, faces)
     registry = CollectorRegistry()

@@ -47,8 +47,9 @@ def results(tool):
 
 
 def process(tool, *arguments, prelude=None, **environment):
-    """Run process.py, after the line of Python ``prelude`` if there is one."""
+    """Run process.py on crops, after the line of Python ``prelude`` if there is one."""
     command = [sys.executable, tool / "process.py", *arguments]
+    command += [] if "--faces" in arguments else ["--faces", "crop"]
     if prelude:
         command[1:2] = ["-c", f"{prelude}; import runpy; runpy.run_path('process.py', run_name='__main__')"]
     done = subprocess.run(
