@@ -86,8 +86,10 @@ def contents(manifest: pd.DataFrame) -> pd.Series:
             f"{Path(path).resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
         ).hexdigest()
 
-    known = manifest["sha256"] if "sha256" in manifest else pd.Series(None, manifest.index, dtype=object)
-    return known.astype(object).where(known.notna(), manifest["path"].where(known.isna()).map(state, na_action="ignore"))
+    keys = manifest["sha256"].astype(object) if "sha256" in manifest else pd.Series(None, manifest.index, dtype=object)
+    return known.astype(object).where(
+        known.notna(), manifest["path"].where(known.isna()).map(state, na_action="ignore")
+    )
 
 
 def _index(folder: Path) -> pd.DataFrame:

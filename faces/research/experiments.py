@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from faces import augment, data
 from faces.files import write_json
 from faces.images import ImageError
-from faces.research import batches, heads, networks, splits, training
+from faces.research import batches, heads, networks, splits, training, years
 from faces.research.batches import CACHE, Batches
 
 FORBID = ConfigDict(extra="forbid")
@@ -319,9 +319,7 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         recipe, found = Recipe(**about["recipe"]), [heads.from_dict(head) for head in about["heads"]]
-        network = networks.build(
-            recipe.backbone, found, size=recipe.size, options=recipe.options, mirror=recipe.mirror
-        )
+        network = networks.build(recipe.backbone, found, size=recipe.size, options=recipe.options, mirror=recipe.mirror)
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise networks.WeightsError(f"no trained network in {folder}: {error}") from error
@@ -395,9 +393,9 @@ def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Setti
 
 
 def prepare(settings: Settings, cache: str | os.PathLike = CACHE) -> pd.DataFrame:
-    """The manifest of a settings file: read, scanned, grouped, split, with frozen splits applied."""
+    """The manifest of a settings file: read, scanned, grouped, split as frozen; one age for near duplicates."""
     manifest = splits.prepare(settings.data, stratify=settings.stratify, seed=settings.seed, cache=cache)
-    manifest = data.usable(manifest).query("split != 'excluded'")
+    manifest = years.merge_duplicates(data.usable(manifest).query("split != 'excluded'"))
     if settings.limit:
         shuffled = manifest.sample(frac=1, random_state=settings.seed)
         manifest = shuffled.groupby("split").head(settings.limit).sort_index()

@@ -18,7 +18,7 @@ networks hold, and ``from_dict`` reads it back. Both kinds have the same methods
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -44,8 +44,8 @@ class Classes:
     weight : float, default 1.0
         Of its loss in the sum over the heads.
     gamma : float, default 0.0
-        Above 0 the loss is the focal loss (Lin et al., 1708.02002): each row's cross-entropy times ``(1 - p) ** gamma``,
-        where p is the probability of the true class.
+        Above 0 the loss is the focal loss (Lin et al., 1708.02002): the cross-entropy of each row times
+        ``(1 - p) ** gamma``, where p is the probability of the true class.
     smoothing : float, default 0.0
         Label smoothing.
     class_weights : tuple of float, optional

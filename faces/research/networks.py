@@ -1,4 +1,4 @@
-"""Networks: a backbone under several heads. Backbones are built by name, with weights from ImageNet, a folder or a file."""
+"""Networks: a backbone, built by name, under several heads."""
 
 from __future__ import annotations
 
@@ -166,7 +166,9 @@ def load_weights(network: Network, source: str | os.PathLike) -> list[str]:
 def take(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> list[str]:
     """Copy every tensor whose name and shape fit; returns their names."""
     state = network.state_dict()
-    fit = {key: value.to(state[key]) for key, value in tensors.items() if key in state and state[key].shape == value.shape}
+    fit = {
+        key: value.to(state[key]) for key, value in tensors.items() if key in state and state[key].shape == value.shape
+    }
     network.load_state_dict(fit, strict=False)
     wanted = {name for name, _ in network.named_parameters() if name.startswith("features.")}
     if wanted and not wanted & fit.keys():

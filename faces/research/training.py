@@ -33,6 +33,7 @@ from faces.research.batches import Batches
 from faces.research.heads import Head, total_loss
 
 LAST = "last.safetensors"
+BEGUN: dict = {"step": 0, "sums": {}, "seconds": 0.0}  # the state of an epoch at its start
 
 
 class ResumeError(ValueError):
@@ -152,7 +153,7 @@ def fit(
     evaluated = average.module if average else network
     identity = json.loads(json.dumps(dict(identity or {}) | {"epochs": epochs, "processes": world}))
     state = _resume(folder, network, average, optimizer, identity, device)
-    history, sums, first = state["history"], state["sums"], state["step"]
+    history, sums, first = state["history"], dict(state["sums"]), state["step"]
     wrapped = DistributedDataParallel(network) if world > 1 else network
 
     steps, seconds = len(train), state["seconds"]
@@ -206,7 +207,14 @@ def fit(
         sums, first, seconds = {}, 0, 0.0
         if rank == 0:
             _save_epoch(folder, evaluated, history, monitor, best, keep)
-            _save(folder, network, average, optimizer, {"history": history, "step": 0, "sums": {}, "seconds": 0.0}, identity)
+            _save(
+                folder,
+                network,
+                average,
+                optimizer,
+                {"history": history, "step": 0, "sums": {}, "seconds": 0.0},
+                identity,
+            )
         if world > 1:
             dist.barrier()
         bar.set_postfix({k: f"{row[k]:.3f}" for k in {"train_loss", "val_loss", monitor}} | {"epoch": epoch})
@@ -342,7 +350,9 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
 
 def _save_epoch(folder: Path, network: nn.Module, history: list[dict], monitor: str, best: str, keep: str) -> None:
     row = history[-1]
-    write_safetensors(network.state_dict(), folder / f"epoch-{row['epoch']:02d}-{monitor}-{row[monitor]:.4f}.safetensors")
+    write_safetensors(
+        network.state_dict(), folder / f"epoch-{row['epoch']:02d}-{monitor}-{row[monitor]:.4f}.safetensors"
+    )
     partial = folder / ".history.csv.partial"
     pd.DataFrame(history).to_csv(partial, index=False)
     partial.replace(folder / "history.csv")
@@ -369,7 +379,7 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, device: t
     if not path.is_file():
         if any(folder.glob("epoch-*.safetensors")):
             raise ResumeError(f"{folder} holds checkpoints of an earlier version: delete the folder or name another")
-        return {"history": [], "step": 0, "sums": {}, "seconds": 0.0}
+        return BEGUN | {"history": []}
     with safe_open(path, "pt") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
     if changes := differences(metadata["identity"], identity):

@@ -63,6 +63,23 @@ def ranges(manifest: pd.DataFrame) -> np.ndarray:
     return found.clip(0, OLDEST)
 
 
+def merge_duplicates(manifest: pd.DataFrame, most: float = 5.0) -> pd.DataFrame:
+    """Give the near duplicates among the training photos one age.
+
+    Copies of one photo show one age. Where the labels of a group span at most ``most`` years each photo gets their
+    mean, where they span more its age becomes unknown. Rows of other splits stay as they are.
+    """
+    if "age" not in manifest:
+        return manifest
+    learns = (manifest["split"] == "train") & manifest["age"].notna()
+    ages = manifest.loc[learns].groupby("group")["age"]
+    merged = manifest.assign(age=manifest["age"].astype(float))
+    merged.loc[learns, "age"] = ages.transform("mean")
+    contradicts = (ages.transform("max") - ages.transform("min")).reindex(manifest.index, fill_value=0) > most
+    merged.loc[contradicts, [c for c in ("age", "age_group") if c in merged]] = None
+    return merged
+
+
 def distance(years: Tensor, ranges: Tensor) -> Tensor:
     """Years by which each age ``[n]`` lies outside its range ``[n, 2]``: the absolute error of an exact label."""
     return F.relu(ranges[:, 0] - years) + F.relu(years - ranges[:, 1])
