@@ -87,9 +87,8 @@ def contents(manifest: pd.DataFrame) -> pd.Series:
         ).hexdigest()
 
     keys = manifest["sha256"].astype(object) if "sha256" in manifest else pd.Series(None, manifest.index, dtype=object)
-    return known.astype(object).where(
-        known.notna(), manifest["path"].where(known.isna()).map(state, na_action="ignore")
-    )
+    missing = manifest.loc[keys.isna(), "path"]
+    return keys.where(keys.notna(), missing.map(state)) if len(missing) else keys
 
 
 def _index(folder: Path) -> pd.DataFrame:
