@@ -11,7 +11,9 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,10 +27,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 
-from faces import augment, data
+from faces import augment, data, evaluation, trust
+from faces.export import TERMS, versions
 from faces.files import write_json
 from faces.images import ImageError
-from faces.research import batches, heads, networks, splits, training, years
+from faces.research import batches, export, heads, networks, splits, training, years
 from faces.research.batches import CACHE, Batches
 
 FORBID = ConfigDict(extra="forbid")
@@ -178,7 +181,8 @@ def train(
         histories.append(history.assign(stage=number))
     history = pd.concat(histories, ignore_index=True).assign(epoch=lambda table: range(1, len(table) + 1))
     if len(stages) > 1:
-        _write(network, stages[-1], heads.of(stages[-1], manifest), folder)
+        for name in ("weights.safetensors", ABOUT):
+            shutil.copyfile(folder / f"stage-{len(stages)}" / name, folder / name)
         history.to_csv(folder / "history.csv", index=False)
     return network, history
 
@@ -238,9 +242,17 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
         device=device,
         precision=precision,
         identity=identity,
+        upgrade=with_defaults,
         progress=progress,
     )
-    _write(network, recipe, found, Path(folder))
+    outputs = training.predict(network, val, device=device)
+    fitted = {
+        head.name: head.calibrate(outputs[head.name], val.targets[head.name][rows["val"]])
+        for head in found
+        if not np.isnan(val.targets[head.name][rows["val"]]).all()
+    }
+    training.write_safetensors(network.state_dict(), folder / "weights.safetensors")
+    write_json(folder / ABOUT, {"recipe": asdict(recipe), "heads": [asdict(h) for h in found], "fitted": fitted})
     return network, history
 
 
@@ -265,6 +277,11 @@ def content(manifest: pd.DataFrame, targets: Mapping[str, np.ndarray]) -> str:
     for name, values in sorted(targets.items()):
         digest.update(name.encode() + np.ascontiguousarray(values, np.float32).tobytes())
     return digest.hexdigest()[:16]
+
+
+def with_defaults(identity: dict) -> dict:
+    """The identity of a run with every field that recipes have gained since at its default."""
+    return identity | {"recipe": json.loads(json.dumps(asdict(Recipe(**identity["recipe"]))))}
 
 
 def _file_hash(path: Path) -> str:
@@ -302,13 +319,8 @@ def taught(
 # -------------------------------------------------------------------------------------------------- trained networks
 
 
-def _write(network: networks.Network, recipe: Recipe, found: Sequence[heads.Head], folder: Path) -> None:
-    training.write_safetensors(network.state_dict(), folder / "weights.safetensors")
-    write_json(folder / ABOUT, {"recipe": asdict(recipe), "heads": [asdict(head) for head in found]})
-
-
-def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[heads.Head]]:
-    """The network of a run, its recipe and its heads.
+def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[heads.Head], dict[str, dict]]:
+    """The network of a finished run, its recipe, its heads, and what was fitted of each on validation rows.
 
     Raises
     ------
@@ -323,16 +335,218 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise networks.WeightsError(f"no trained network in {folder}: {error}") from error
-    return network.eval(), recipe, found
+    return network.eval(), recipe, found, about["fitted"]
 
 
 def outputs_of(
     folder: str | os.PathLike, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"
 ) -> dict[str, np.ndarray]:
     """Outputs of a trained network for every row: ``{head: float32 [n, k]}``."""
-    network, recipe, _ = load(folder)
+    network, recipe, _, _ = load(folder)
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
     return training.predict(network, Batches(pixels, {}, 256), device=device)
+
+
+def predict(folder: str | os.PathLike, manifest: pd.DataFrame, **options) -> pd.DataFrame:
+    """The manifest's rows with the calibrated answers of a finished run; see ``frame`` of each head.
+
+    Parameters
+    ----------
+    options : ``cache`` and ``device``, as for ``train``.
+    """
+    _, recipe, found, fitted = load(folder)
+    outputs = outputs_of(folder, manifest, **options)
+    tables = []
+    for head in found:
+        if head.name in recipe.learn:
+            answers = head.answer(torch.from_numpy(outputs[head.name]), fitted.get(head.name, {}))
+            tables.append(head.frame(answers.numpy()).set_axis(manifest.index))
+    return pd.concat([manifest, *tables], axis=1)
+
+
+def evaluate(
+    predictions: pd.DataFrame, found: Sequence[heads.Head], by: Sequence[str] = ("gender", "age_group", "race")
+) -> pd.DataFrame:
+    """Figures of predictions with bootstrap intervals over groups of near duplicates.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As from ``predict``, with ``source`` and ``group``.
+    by : sequence of str
+        Columns whose values are looked at apart.
+
+    Returns
+    -------
+    DataFrame
+        head, metric, source, by, value, photos, groups, mean, low, high; ``by`` and ``value`` are "" for all photos of
+        a source. Ages are counted where the label is an exact one; ``coverage`` is the share of ages within intervals.
+    """
+    rows = []
+    for head in found:
+        for metric, values in _measured(predictions, head).items():
+            known = values.notna()
+            table = predictions[known].assign(measured=values[known].astype(float))
+            for column in ("", *(c for c in by if c in table and c != head.name)):
+                for (source, *value), part in table.groupby(["source", column] if column else ["source"]):
+                    mean, low, high = evaluation.bootstrap(part["measured"], part["group"])
+                    about = {"head": head.name, "metric": metric, "source": source, "by": column}
+                    about |= {
+                        "value": value[0] if value else "",
+                        "photos": len(part),
+                        "groups": part["group"].nunique(),
+                    }
+                    rows.append(about | {"mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _measured(predictions: pd.DataFrame, head: heads.Head) -> dict[str, pd.Series]:
+    """Metric -> value of each row, missing where there is no label."""
+    predicted = predictions[f"{head.name}_predicted"]
+    if isinstance(head, heads.Classes):
+        label = heads.column(predictions, head.name)
+        return {head.metric: (label == predicted).astype(float).where(label.notna())}
+    age = predictions[head.name].astype(float)
+    inside = (age >= predictions[f"{head.name}_low"]) & (age <= predictions[f"{head.name}_high"])
+    return {head.metric: (age - predicted).abs(), "coverage": inside.astype(float).where(age.notna())}
+
+
+def run(
+    manifest: pd.DataFrame, *, recipe: Recipe | Sequence[Recipe], folder: str | os.PathLike | None = None, **options
+) -> dict[str, pd.DataFrame]:
+    """Train, or take up a run, and return its tables; a step of a notebook.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Of the run; default one under ``runs`` that is named after recipe and labels.
+    options : as for ``train``.
+
+    Returns
+    -------
+    dict
+        "history", and "predictions" of the val and test rows.
+    """
+    if folder is None:
+        stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
+        text = json.dumps([asdict(stage) for stage in stages]) + data.fingerprint(manifest)
+        folder = Path("runs") / "experiments" / hashlib.sha256(text.encode()).hexdigest()[:12]
+    _, history = train(recipe, manifest, folder, **options)
+    asked = manifest[manifest["split"].isin(["val", "test"])].reset_index(drop=True)
+    few = {key: value for key, value in options.items() if key in ("cache", "device")}
+    return {"history": history, "predictions": predict(folder, asked, **few)}
+
+
+def publish(
+    folder: str | os.PathLike,
+    target: str | os.PathLike,
+    manifest: pd.DataFrame,
+    *,
+    subject: str = "face",
+    half: bool = False,
+    overwrite: bool = False,
+    cache: str | os.PathLike = CACHE,
+    device: str = "auto",
+) -> dict:
+    """Test a finished run and write its model folder: model.onnx, weights.safetensors, metrics.json, history.csv, card.
+
+    Parameters
+    ----------
+    folder, target : path
+        Of the run, and of the model.
+    manifest : DataFrame
+        Whose test rows it is tested on.
+    subject : {"face", "picture"}
+        What an image shows.
+    half : bool, default False
+        Store the weights of model.onnx in 16 bits.
+    overwrite : bool, default False
+        Replace a model folder that is there already.
+
+    Returns
+    -------
+    dict
+        The content of metrics.json.
+
+    Raises
+    ------
+    FileExistsError
+        The target is there already.
+    export.ExportError
+        The exported network answers otherwise than the trained one.
+    """
+    target = Path(target)
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"{target} is there already: name another folder, or overwrite it on purpose (--overwrite)"
+        )
+    network, recipe, found, fitted = load(folder)
+    found = [head for head in found if head.name in recipe.learn]
+    test = manifest[manifest["split"] == "test"].reset_index(drop=True)
+    figures = evaluate(predict(folder, test, cache=cache, device=device), found)
+    pixels = batches.decode(test, recipe.size, whole=recipe.whole, cache=cache)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        place = Path(temporary) / target.name
+        place.mkdir()
+        difference = export.export(
+            network,
+            place / "model.onnx",
+            found,
+            fitted=fitted,
+            size=recipe.size,
+            whole=recipe.whole,
+            subject=subject,
+            pixels=pixels[np.arange(len(test))[:: max(1, len(test) // 500)]],
+            half=half,
+        )
+        metrics = {
+            "model": target.name,
+            "parameters": networks.parameter_count(network.features),
+            "recipe": asdict(recipe),
+            "heads": [asdict(head) | {"fitted": fitted.get(head.name, {})} for head in found],
+            "data": {"fingerprint": data.fingerprint(manifest), "photos": _counts(manifest)},
+            "test": json.loads(figures.round(4).to_json(orient="records")),
+            "export": {"largest_difference": float(f"{difference:.1e}")},
+            "made_with": versions(),
+        }
+        learnt = {name: value for name, value in network.state_dict().items() if not _only_along(name, recipe)}
+        training.write_safetensors(learnt, place / "weights.safetensors")
+        write_json(place / "metrics.json", metrics)
+        shutil.copyfile(Path(folder) / "history.csv", place / "history.csv")
+        (place / "MODEL_CARD.md").write_text(card(metrics, figures, manifest, subject), encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        place.replace(target)
+    trust.vouch(target)
+    return metrics
+
+
+def _only_along(name: str, recipe: Recipe) -> bool:
+    return name.startswith("heads.") and name.split(".")[1] not in recipe.learn
+
+
+def _counts(manifest: pd.DataFrame) -> dict:
+    counts = manifest.groupby(["source", "split"]).size()
+    return {source: {side: int(n) for (_, side), n in part.items()} for source, part in counts.groupby(level=0)}
+
+
+def card(metrics: Mapping, figures: pd.DataFrame, manifest: pd.DataFrame, subject: str) -> str:
+    """The text of MODEL_CARD.md."""
+    sources = sorted(manifest.loc[manifest["split"] == "train", "source"].unique())
+    recipe, names = metrics["recipe"], ", ".join(head["name"] for head in metrics["heads"])
+    lines = [f"# {metrics['model']}", ""]
+    lines += [
+        f"Predicts {names} from a {recipe['size']}×{recipe['size']} {'crop of one face' if subject == 'face' else subject}."
+    ]
+    lines += ["", "| test photos of | number | metric | value | 95 % interval |", "|---|---|---|---|---|"]
+    for row in figures[figures["by"] == ""].itertuples():
+        unit = "{:.2f} years" if row.metric == "mae" else "{:.1%}"
+        mean, low, high = (unit.format(value) for value in (row.mean, row.low, row.high))
+        lines.append(f"| {row.source} | {row.photos:,} | {row.head} {row.metric} | {mean} | {low} – {high} |")
+    lines += ["", "Intervals: bootstrap over groups of near-duplicate photos. All figures: `metrics.json`.", ""]
+    lines += ["## Training data and its terms", "", f"Trained on: {', '.join(sources)}."]
+    return "\n".join([*lines, *(TERMS.get(source, f"{source}: the terms of its owners.") for source in sources)]) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------ command line

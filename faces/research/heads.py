@@ -25,8 +25,10 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from faces import evaluation
 from faces.data import COMMON_RACES
 from faces.research import years
 
@@ -92,10 +94,65 @@ class Classes:
         return (logits.argmax(1) == targets[:, 0]).to(logits.dtype)
 
     def answer(self, logits: Tensor, fitted: Mapping) -> Tensor:
-        scaled = logits * fitted.get("scale", 1.0)
-        if "shift" in fitted:
-            scaled = scaled + logits.new_tensor(fitted["shift"])
-        return scaled.softmax(1)
+        return _scaled(logits, fitted).softmax(1)
+
+    def calibrate(self, logits: np.ndarray, targets: np.ndarray, *, risk: float = 0.02, folds: int = 5) -> dict:
+        """Fit scale, shift and abstain threshold on validation rows.
+
+        Parameters
+        ----------
+        logits, targets : float arrays ``[n, classes]``, ``[n, 1]``
+            Rows without a label are left out.
+        risk : float, default 0.02
+            Share of the answers above ``abstain_below`` that may be wrong.
+
+        Returns
+        -------
+        dict
+            Of ``scale``, ``shift`` (logits times the first plus the second) those that lower the cross-validated
+            negative log-likelihood, and ``abstain_below``: the confidence below which the model abstains.
+        """
+        known = ~np.isnan(targets[:, 0])
+        x, y = torch.from_numpy(logits[known]).double(), torch.from_numpy(targets[known, 0]).long()
+        fold = torch.arange(len(y)) % folds
+        found: dict = {}
+        best = float(F.cross_entropy(x, y)) - 1e-9
+        for parts in (("scale",), ("scale", "shift")):
+            losses = [
+                float(F.cross_entropy(_scaled(x[fold == k], _fit(x[fold != k], y[fold != k], parts)), y[fold == k]))
+                for k in range(folds)
+            ]
+            if np.mean(losses) < best:
+                best, found = np.mean(losses), _fit(x, y, parts)
+        likely = _scaled(x, found).softmax(1)
+        confidence, right = likely.max(1).values.numpy(), (likely.argmax(1) == y).numpy()
+        threshold = evaluation.abstain_threshold(pd.DataFrame({"confidence": confidence, "correct": right}), risk)
+        return found | {"abstain_below": round(threshold, 4)}
+
+    def frame(self, answers: np.ndarray) -> pd.DataFrame:
+        """Probabilities ``[n, classes]`` as columns: NAME_p_CLASS, NAME_predicted, NAME_confidence."""
+        table = {f"{self.name}_p_{label}": answers[:, number] for number, label in enumerate(self.classes)}
+        predicted = np.array(self.classes, object)[answers.argmax(1)]
+        return pd.DataFrame(table | {f"{self.name}_predicted": predicted, f"{self.name}_confidence": answers.max(1)})
+
+
+def _scaled(logits: Tensor, fitted: Mapping) -> Tensor:
+    return logits * fitted.get("scale", 1.0) + logits.new_tensor(fitted.get("shift", [0.0]))
+
+
+def _fit(logits: Tensor, targets: Tensor, parts: Sequence[str]) -> dict:
+    """Scale and shift of least cross-entropy, the first shift being 0."""
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        given = torch.from_numpy(values).requires_grad_()
+        value = F.cross_entropy(logits * given[0].exp() + F.pad(given[1:], (1, 0)), targets)
+        (gradient,) = torch.autograd.grad(value, given)
+        return value.item(), gradient.numpy() * mask
+
+    mask = np.array([1.0] + [float("shift" in parts)] * (logits.shape[1] - 1))
+    log_scale, *shift = minimize(loss, 0 * mask, jac=True, method="L-BFGS-B").x.tolist()
+    found: dict = {"scale": round(float(np.exp(log_scale)), 4)}
+    return found | ({"shift": [0.0, *(round(value, 4) for value in shift)]} if "shift" in parts else {})
 
 
 @dataclass(frozen=True)
@@ -156,6 +213,30 @@ class Years:
     def answer(self, outputs: Tensor, fitted: Mapping) -> Tensor:
         age, reach = self.read(outputs), fitted.get("width", 0.0) * years.KINDS[self.kind].deviation(outputs)
         return torch.stack([age, age - reach, age + reach], 1).clamp(min=0)
+
+    def calibrate(self, outputs: np.ndarray, targets: np.ndarray, *, coverage: float = 0.9) -> dict:
+        """Fit the width of the intervals, in deviations, on validation rows with an exact age.
+
+        Split conformal prediction with normalised residuals (Papadopoulos et al., 2002).
+
+        Returns
+        -------
+        dict
+            ``width`` and ``coverage``, the share of ages that the intervals are to hold; empty where the rows are too
+            few.
+        """
+        exact = targets[:, 0] == targets[:, 1]  # False for NaN
+        logits = torch.from_numpy(outputs[exact])
+        errors = (self.read(logits) - torch.from_numpy(targets[exact, 0])).abs()
+        scores = (errors / years.KINDS[self.kind].deviation(logits)).sort().values
+        rank = int(np.ceil((len(scores) + 1) * coverage))
+        if rank > len(scores):
+            return {}
+        return {"width": round(float(scores[rank - 1]), 4), "coverage": coverage}
+
+    def frame(self, answers: np.ndarray) -> pd.DataFrame:
+        """Age, low and high ``[n, 3]`` as columns: NAME_predicted, NAME_low, NAME_high."""
+        return pd.DataFrame(answers, columns=[f"{self.name}_{part}" for part in ("predicted", "low", "high")])
 
 
 Head = Classes | Years

@@ -263,7 +263,7 @@ class SameConv(nn.Module):
         nn.init.kaiming_normal_(self.weight, mode="fan_in")
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.gain
+        weight = self.weight if self.gain is None else self.weight * self.gain
         if self.stride == 1:
             x = F.conv2d(x, weight, self.bias, padding=self.weight.shape[-1] // 2, groups=self.groups)
         elif self.groups > 1 and self.training and x.device.type == "cpu" and torch.is_grad_enabled():
@@ -281,6 +281,12 @@ class SameConv(nn.Module):
         gain = (scale * (self.weight[0].numel() / 2) ** 0.5).clamp(min=1e-3)
         self.weight.div_(gain / self.gain)
         self.gain.copy_(gain)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply ``gain`` into the kernel for good: for export."""
+        self.weight.mul_(self.gain)
+        self.gain = None
 
 
 def _same(x: Tensor) -> Tensor:

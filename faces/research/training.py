@@ -88,6 +88,7 @@ def fit(
     device: str = "auto",
     precision: str = "auto",
     identity: Mapping | None = None,
+    upgrade: Callable[[dict], dict] = dict,
     save_every: float = 600.0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -124,6 +125,8 @@ def fit(
         "auto" is bf16 where the hardware multiplies it faster.
     identity : mapping, optional
         Plain data that makes the run what it is; a folder with another is refused.
+    upgrade : callable, default dict
+        An identity as an earlier version wrote it -> as it would be written now.
     save_every : float, default 600
         Seconds between checkpoints within an epoch.
     progress : bool, default True
@@ -152,7 +155,7 @@ def fit(
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
     evaluated = average.module if average else network
     identity = json.loads(json.dumps(dict(identity or {}) | {"epochs": epochs, "processes": world}))
-    state = _resume(folder, network, average, optimizer, identity, device)
+    state = _resume(folder, network, average, optimizer, identity, upgrade, device)
     history, sums, first = state["history"], dict(state["sums"]), state["step"]
     wrapped = DistributedDataParallel(network) if world > 1 else network
 
@@ -374,7 +377,7 @@ def _save(folder: Path, network, average, optimizer, state: dict, identity: dict
     write_safetensors(tensors, folder / LAST, {key: json.dumps(value) for key, value in metadata.items()})
 
 
-def _resume(folder: Path, network, average, optimizer, identity: dict, device: torch.device) -> dict:
+def _resume(folder: Path, network, average, optimizer, identity: dict, upgrade: Callable, device: torch.device) -> dict:
     path = folder / LAST
     if not path.is_file():
         if any(folder.glob("epoch-*.safetensors")):
@@ -382,7 +385,7 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, device: t
         return BEGUN | {"history": []}
     with safe_open(path, "pt") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
-    if changes := differences(metadata["identity"], identity):
+    if changes := differences(upgrade(metadata["identity"]), identity):
         raise ResumeError(f"{folder} holds another run ({changes}): delete the folder or name another")
     tensors = load_file(path)
 

@@ -147,3 +147,54 @@ def test_a_head_is_plain_data(head):
 
     assert heads.from_dict(json.loads(json.dumps(asdict(head)))) == head
     assert heads.from_dict(asdict(head) | {"of a later version": 1}) == head
+
+
+def overconfident(n=4000, scale=2.5, shift=0.8):
+    """Logits whose probabilities fit once they are scaled and shifted."""
+    draw = np.random.default_rng(0)
+    true = draw.normal(0, 2, n)
+    targets = (draw.random(n) < 1 / (1 + np.exp(-true))).astype(np.float32)
+    z = (true - shift) * scale
+    return np.stack([np.zeros(n), z], 1).astype(np.float32), targets[:, None]
+
+
+def test_calibration_finds_scale_and_shift():
+    logits, targets = overconfident()
+    targets[:100] = np.nan
+    fitted = Classes("x", ("a", "b")).calibrate(logits, targets)
+    assert fitted["scale"] == pytest.approx(1 / 2.5, abs=0.05)
+    assert fitted["shift"][1] == pytest.approx(0.8, abs=0.15)
+    assert 0.5 < fitted["abstain_below"] <= 1
+
+
+def test_calibration_leaves_calibrated_logits_as_they_are():
+    logits, targets = overconfident(n=60, scale=1.0, shift=0.0)
+    head = Classes("x", ("a", "b"))
+    found = torch.from_numpy(logits).double()
+    before = torch.nn.functional.cross_entropy(found, torch.from_numpy(targets[:, 0]).long()).item()
+    after = head.answer(found, head.calibrate(logits, targets)).log()
+    assert torch.nn.functional.nll_loss(after, torch.from_numpy(targets[:, 0]).long()).item() <= before + 1e-9
+
+
+def test_intervals_hold_as_many_ages_as_promised():
+    draw = np.random.default_rng(1)
+    age = draw.integers(20, 60, 600).astype(np.float32)
+    centre = age + draw.normal(0, 5, 600)
+    outputs = (-0.5 * ((np.arange(117) - centre[:, None]) / 3) ** 2).astype(np.float32)
+    targets = np.stack([age, age], 1)
+    targets[:50] = [20, 29]
+    head = Years()
+    fitted = head.calibrate(outputs[:300], targets[:300])
+    answers = head.answer(torch.from_numpy(outputs[300:]), fitted).numpy()
+    table = head.frame(answers)
+    assert table.columns.tolist() == ["age_predicted", "age_low", "age_high"]
+    covered = (table["age_low"] <= age[300:]) & (age[300:] <= table["age_high"])
+    assert covered.mean() == pytest.approx(fitted["coverage"], abs=0.06)
+    assert head.calibrate(outputs[50:55], targets[50:55]) == {}
+
+
+def test_answers_as_a_table():
+    table = Classes("glasses", ("no", "yes")).frame(np.array([[0.9, 0.1], [0.2, 0.8]]))
+    assert table["glasses_predicted"].tolist() == ["no", "yes"]
+    assert table["glasses_confidence"].tolist() == [0.9, 0.8]
+    assert table["glasses_p_yes"].tolist() == [0.1, 0.8]
