@@ -76,6 +76,9 @@ class Recipe:
     age_loss, age_spread : str, float
         A key of ``years.KINDS``, and the standard deviation in years over which an exact age is spread.
     augment : Augment or None
+    guide : str
+        Folder of a trained network that is asked about every augmented image and whose maps are learnt along (see
+        ``networks.HintedStudent``).
     teachers, distill : tuple of str, float
         Folders of trained networks whose averaged outputs are learnt along, and their share where there is a label.
     average : float
@@ -114,6 +117,7 @@ class Recipe:
         )
     )
     teachers: tuple[str, ...] = ()
+    guide: str = ""
     distill: float = Field(0.5, ge=0, le=1)
     average: float = Field(0.05, ge=0, lt=1)
     mirror: bool = False
@@ -199,7 +203,7 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
     rows["train"] = rows["train"][learnt[rows["train"]]]
     identity = {"recipe": json.loads(json.dumps(asdict(recipe))), "data": content(manifest, targets)}
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
-    for teacher in recipe.teachers:
+    for teacher in filter(None, (*recipe.teachers, recipe.guide)):
         identity[f"teacher {teacher}"] = _file_hash(Path(teacher) / "weights.safetensors")
     if recipe.teachers:
         targets |= taught(recipe, found, manifest, targets, cache=cache, device=device)
@@ -217,6 +221,10 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
     feed = Batches(pixels, targets, recipe.batch_size, rows=rows["train"], shuffle=True, seed=recipe.seed)
     val = Batches(pixels, {head.name: targets[head.name] for head in found}, 256, rows=rows["val"])
     groups = networks.parameter_groups(network, recipe.learning_rate, recipe.stage_decay, recipe.weight_decay)
+    learner: torch.nn.Module = network
+    if recipe.guide:
+        learner = networks.HintedStudent(network, load(recipe.guide)[0], recipe.size)
+        groups.append({"params": list(learner.readers.parameters()), "weight_decay": recipe.weight_decay})
     schedules = {
         "one_cycle": training.one_cycle(recipe.warmup),
         "constant": training.constant,
@@ -224,7 +232,7 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
     }
     monitor, best = monitored(recipe, found)
     history = training.fit(
-        network,
+        learner,
         found,
         feed,
         val,
@@ -534,11 +542,9 @@ def _counts(manifest: pd.DataFrame) -> dict:
 def card(metrics: Mapping, figures: pd.DataFrame, manifest: pd.DataFrame, subject: str) -> str:
     """The text of MODEL_CARD.md."""
     sources = sorted(manifest.loc[manifest["split"] == "train", "source"].unique())
-    recipe, names = metrics["recipe"], ", ".join(head["name"] for head in metrics["heads"])
-    lines = [f"# {metrics['model']}", ""]
-    lines += [
-        f"Predicts {names} from a {recipe['size']}×{recipe['size']} {'crop of one face' if subject == 'face' else subject}."
-    ]
+    names = ", ".join(head["name"] for head in metrics["heads"])
+    size, what = metrics["recipe"]["size"], "crop of one face" if subject == "face" else "picture"
+    lines = [f"# {metrics['model']}", "", f"Predicts {names} from a {size}×{size} {what}."]
     lines += ["", "| test photos of | number | metric | value | 95 % interval |", "|---|---|---|---|---|"]
     for row in figures[figures["by"] == ""].itertuples():
         unit = "{:.2f} years" if row.metric == "mae" else "{:.1%}"

@@ -86,6 +86,79 @@ class Network(nn.Module):
         return [stage for stage in self.features.children() if any(True for _ in stage.parameters())]
 
 
+class HintedStudent(nn.Module):
+    """A network beside a trained guide; in training both see the same augmented images (FitNets, 1412.6550).
+
+    Wherever both have maps of one side, a 1×1 convolution predicts the guide's last map of that side from the
+    student's. In training ``HEAD/teacher`` are the guide's outputs and ``features/penalty`` is the mean squared error
+    of those predictions of the guide's standardised channels; in evaluation the outputs are the student's alone.
+
+    Parameters
+    ----------
+    student, guide : Network
+        The guide is never changed.
+    size : int
+        Side of the images in pixels.
+
+    Raises
+    ------
+    ValueError
+        The two have no maps of one side.
+    """
+
+    def __init__(self, student: Network, guide: Network, size: int):
+        super().__init__()
+        self.student, self.guide = student, guide.requires_grad_(False)
+        mine, theirs = _last_maps(student, size), _last_maps(guide, size)
+        sides = [side for side in mine if side in theirs]
+        if not sides:
+            raise ValueError(f"no maps of one side: {list(mine)} pixels in the student, {list(theirs)} in the guide")
+        self.layers = [(mine[side][0], theirs[side][0]) for side in sides]
+        self.readers = nn.ModuleList(nn.Conv2d(mine[side][1], theirs[side][1], 1) for side in sides)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if not self.training:
+            return self.student(x)
+        with torch.no_grad():
+            taught, shown = _through(self.guide, x, [theirs for _, theirs in self.layers])
+        outputs, seen = _through(self.student, x, [mine for mine, _ in self.layers])
+        apart = torch.zeros(len(x), device=x.device)
+        for reader, here, there in zip(self.readers, seen, shown, strict=True):
+            there = F.batch_norm(there.float(), None, None, training=True)
+            apart = apart + (reader(here).float() - there).square().mean((1, 2, 3))
+        taught = {f"{name}/teacher": output for name, output in taught.items() if name in outputs}
+        return outputs | taught | {"features/penalty": apart}
+
+    def train(self, mode: bool = True) -> HintedStudent:
+        super().train(mode)
+        self.guide.eval()
+        return self
+
+
+def _through(network: Network, x: Tensor, wanted: Sequence[int]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """A network's outputs, and the maps after the layers with these numbers."""
+    maps = []
+    for number, layer in enumerate(network.features):
+        x = layer(x)
+        if number in wanted:
+            maps.append(x)
+    return network.outputs(x.mean((2, 3)) if x.ndim == 4 else x), maps
+
+
+@torch.no_grad()
+def _last_maps(network: Network, size: int) -> dict[int, tuple[int, int]]:
+    """Side of a map in pixels -> number of the last layer that gives one, and its channels."""
+    training, found = network.training, {}
+    x = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    network.eval()
+    for number, layer in enumerate(network.features):
+        x = layer(x)
+        if x.ndim == 4:
+            found[x.shape[2]] = (number, x.shape[1])
+    network.train(training)
+    return found
+
+
 def build(
     backbone: str,
     heads: Sequence[Head],

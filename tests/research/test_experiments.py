@@ -1,7 +1,13 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from pandas.api.types import is_numeric_dtype
 
-from faces.research import experiments, training
+from faces.research import batches, experiments, export, heads, networks, training
 from faces.research.experiments import Augment, Recipe
 
 RECIPE = Recipe(
@@ -115,7 +121,7 @@ def test_stages_start_from_what_fits(photos, cache, tmp_path):
 
 
 def test_a_teacher_that_contradicts_a_label_is_ignored(run, photos, cache):
-    folder, network, _ = run
+    folder = run[0]
     recipe = replace(RECIPE, teachers=(str(folder),))
     found = heads.of(recipe, photos)
     targets = {head.name: head.targets(photos) for head in found}
@@ -124,9 +130,7 @@ def test_a_teacher_that_contradicts_a_label_is_ignored(run, photos, cache):
     wrong = (answers.argmax(1) != targets["gender"][:, 0]) & ~np.isnan(targets["gender"][:, 0])
     assert np.isnan(taught["gender/teacher"]).any(1).tolist() == wrong.tolist()
     right = ~wrong
-    np.testing.assert_allclose(
-        taught["gender/teacher"][right].argmax(1), answers[right].argmax(1)
-    )
+    np.testing.assert_allclose(taught["gender/teacher"][right].argmax(1), answers[right].argmax(1))
 
 
 def test_a_student_learns_from_photos_without_labels(run, photos, cache, tmp_path):
@@ -136,7 +140,7 @@ def test_a_student_learns_from_photos_without_labels(run, photos, cache, tmp_pat
     assert history["train_loss"].iloc[0] > 0
 
 
-def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path):
+def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path, monkeypatch):
     folder = run[0]
     metrics = experiments.publish(folder, tmp_path / "model", photos, cache=cache)
     assert {row["head"] for row in metrics["test"]} == {"gender", "age", "glasses"}
@@ -153,7 +157,7 @@ def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path):
     for head, answers in zip(found, session.run(None, {"pixels": pixels}), strict=True):
         table = head.frame(answers)
         for column in table:
-            if table[column].dtype == object:
+            if not is_numeric_dtype(table[column]):
                 assert table[column].tolist() == expected[column].tolist()
             else:
                 np.testing.assert_allclose(table[column], expected[column], atol=1e-2 if head.name == "age" else 1e-4)
@@ -161,7 +165,9 @@ def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path):
     with pytest.raises(FileExistsError, match="is there already"):
         experiments.publish(folder, tmp_path / "model", photos, cache=cache)
     assert (tmp_path / "model" / "metrics.json").read_bytes() == before
-    experiments.publish(folder, tmp_path / "model", photos, cache=cache, overwrite=True, half=True)
+    monkeypatch.setattr(export, "export", lambda network, path, *_, **__: path.write_bytes(b"new") * 0.0)
+    experiments.publish(folder, tmp_path / "model", photos, cache=cache, overwrite=True)
+    assert (tmp_path / "model" / "model.onnx").read_bytes() == b"new"
     assert networks.load_weights(experiments.load(folder)[0], tmp_path / "model")
 
 
@@ -200,3 +206,10 @@ def test_pixels_are_decoded_once(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "_decode_shard", lambda *_: pytest.fail("decoded again"))
     again = batches.decode(photos.iloc[[3, 1, 3]].drop(columns="path").assign(path="moved.png"), 32, cache=tmp_path)
     np.testing.assert_array_equal(again[np.arange(3)], first[np.array([3, 1, 3])])
+
+
+def test_a_guide_is_imitated_and_left_behind(run, photos, cache, tmp_path):
+    recipe = replace(RECIPE, learn={"gender": 1.0}, along={}, guide=str(run[0]), epochs=1)
+    network, _ = experiments.train(recipe, photos, tmp_path, cache=cache, progress=False)
+    assert list(network.heads) == ["gender"]
+    assert same(experiments.load(tmp_path)[0], network)
