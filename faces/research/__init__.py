@@ -1,0 +1,1 @@
+"""Research: recipes become trained networks. Needs torch, pandas and scikit-learn; the runtime never imports it."""

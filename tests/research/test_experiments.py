@@ -1,0 +1,215 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from pandas.api.types import is_numeric_dtype
+
+from faces.research import batches, experiments, export, heads, networks, training
+from faces.research.experiments import Augment, Recipe
+
+RECIPE = Recipe(
+    learn={"gender": 1.0, "age": 0.05, "glasses": 1.0},
+    along={"race": 0.3},
+    backbone="small_resnet",
+    options={"width": 4},
+    weights="random",
+    size=32,
+    epochs=2,
+    batch_size=16,
+    learning_rate=3e-3,
+    augment=Augment(rotate=5, shift=0.02, zoom=(0.9, 1.1)),
+    average=0.2,
+    mirror=True,
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def run(photos, cache, tmp_path_factory):
+    """A finished run: its folder, network and history."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    network, history = experiments.train(RECIPE, photos, folder, cache=cache, progress=False)
+    return folder, network, history
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_run_learns_all_columns(run, photos):
+    _, network, history = run
+    assert list(network.heads) == ["gender", "age", "glasses"]
+    assert history["train_loss"].iloc[1] < history["train_loss"].iloc[0]
+    columns = {"epoch", "train_loss", "val_loss", "val_gender_acc", "val_age_mae", "val_glasses_acc", "images_per_s"}
+    assert columns <= set(history)
+
+
+def test_a_finished_run_is_not_trained_again(run, photos, cache, monkeypatch):
+    folder, network, history = run
+    monkeypatch.setattr(torch.optim.AdamW, "step", None)
+    again, same_history = experiments.train(RECIPE, photos, folder, cache=cache, progress=False)
+    assert same(network, again)
+    assert same_history["val_loss"].tolist() == history["val_loss"].tolist()
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_killed_run_ends_with_the_same_weights(run, photos, cache, tmp_path, monkeypatch, steps):
+    """Killed within the first epoch (4 steps) or the second, with a checkpoint after every step."""
+    _, network, history = run
+    calls = []
+
+    def killed(self, x):
+        calls.append(1)
+        if len(calls) > steps:
+            raise KeyboardInterrupt
+        return x.flip(3)
+
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda *args, **options: fit(*args, **options, save_every=0.0))
+    plain = experiments.train(RECIPE, photos, tmp_path / "plain", cache=cache, progress=False)[0]
+    assert same(network, plain)
+    original = Augment.__call__
+    monkeypatch.setattr(Augment, "__call__", lambda self, x: (killed(self, x), original(self, x))[1])
+    with pytest.raises(KeyboardInterrupt):
+        experiments.train(RECIPE, photos, tmp_path / "killed", cache=cache, progress=False)
+    monkeypatch.setattr(Augment, "__call__", original)
+    resumed, again = experiments.train(RECIPE, photos, tmp_path / "killed", cache=cache, progress=False)
+    assert same(network, resumed)
+    figures = ["train_loss", "val_loss", "train_age_mae", "val_gender_acc"]
+    assert again[figures].to_numpy().tolist() == history[figures].to_numpy().tolist()
+
+
+def test_other_labels_or_photos_are_another_run(run, photos, cache):
+    folder = run[0]
+    flipped = photos.assign(gender=photos["gender"].map({"female": "male", "male": "female"}))
+    with pytest.raises(training.ResumeError, match="holds another run \\(data was"):
+        experiments.train(RECIPE, flipped, folder, cache=cache, progress=False)
+    other = photos.assign(sha256=photos["sha256"].to_numpy()[::-1], path=photos["path"].to_numpy()[::-1])
+    with pytest.raises(training.ResumeError, match="data was"):
+        experiments.train(RECIPE, other, folder, cache=cache, progress=False)
+    with pytest.raises(training.ResumeError, match=r"recipe.learning_rate was 0.003, is 0.001"):
+        experiments.train(replace(RECIPE, learning_rate=1e-3), photos, folder, cache=cache, progress=False)
+
+
+def test_a_field_that_recipes_gain_later_counts_as_its_default():
+    kept = {"recipe": json.loads(json.dumps(experiments.asdict(RECIPE)))}
+    del kept["recipe"]["distill"], kept["recipe"]["augment"]["erase"]
+    now = {"recipe": json.loads(json.dumps(experiments.asdict(RECIPE)))}
+    assert experiments.with_defaults(kept) == now
+    del kept["recipe"]["seed"]
+    changed = {"recipe": now["recipe"] | {"seed": 3}}
+    assert training.differences(experiments.with_defaults(kept), changed) == "recipe.seed was 0, is 3"
+
+
+def test_stages_start_from_what_fits(photos, cache, tmp_path):
+    first = replace(RECIPE, learn={"gender": 1.0}, along={}, epochs=1)
+    second = replace(first, learn={"gender": 1.0, "glasses": 1.0}, learning_rate=1e-9, average=0.0)
+    network, history = experiments.train([first, second], photos, tmp_path, cache=cache, progress=False)
+    assert history["stage"].tolist() == [1, 2]
+    before = experiments.load(tmp_path / "stage-1")[0].state_dict()
+    for name, value in network.state_dict().items():
+        if name in before and "running" not in name and "num_batches" not in name:
+            assert torch.allclose(value, before[name], atol=1e-6)
+    assert same(experiments.load(tmp_path)[0], network)
+
+
+def test_a_teacher_that_contradicts_a_label_is_ignored(run, photos, cache):
+    folder = run[0]
+    recipe = replace(RECIPE, teachers=(str(folder),))
+    found = heads.of(recipe, photos)
+    targets = {head.name: head.targets(photos) for head in found}
+    taught = experiments.taught(recipe, found, photos, targets, cache=cache)
+    answers = experiments.outputs_of(folder, photos, cache=cache)["gender"]
+    wrong = (answers.argmax(1) != targets["gender"][:, 0]) & ~np.isnan(targets["gender"][:, 0])
+    assert np.isnan(taught["gender/teacher"]).any(1).tolist() == wrong.tolist()
+    right = ~wrong
+    np.testing.assert_allclose(taught["gender/teacher"][right].argmax(1), answers[right].argmax(1))
+
+
+def test_a_student_learns_from_photos_without_labels(run, photos, cache, tmp_path):
+    unlabelled = photos.assign(gender=photos["gender"].where(photos["split"] != "train"))
+    recipe = replace(RECIPE, learn={"gender": 1.0}, along={}, teachers=(str(run[0]),), epochs=1)
+    _, history = experiments.train(recipe, unlabelled, tmp_path, cache=cache, progress=False)
+    assert history["train_loss"].iloc[0] > 0
+
+
+def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path, monkeypatch):
+    folder = run[0]
+    metrics = experiments.publish(folder, tmp_path / "model", photos, cache=cache)
+    assert {row["head"] for row in metrics["test"]} == {"gender", "age", "glasses"}
+    assert (tmp_path / "SHA256SUMS").read_text().endswith("  model/model.onnx\n")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"model.onnx", "weights.safetensors", "metrics.json", "history.csv", "MODEL_CARD.md"}
+    test = photos[photos["split"] == "test"].reset_index(drop=True)
+    expected = experiments.predict(folder, test, cache=cache)
+    session = onnxruntime.InferenceSession(tmp_path / "model" / "model.onnx")
+    pixels = batches.decode(test, 32, cache=cache)[np.arange(len(test))]
+    found, fitted, about = export.from_metadata(tmp_path / "model" / "model.onnx")
+    assert about["subject"] == "face"
+    assert fitted["age"]["coverage"] == 0.9
+    for head, answers in zip(found, session.run(None, {"pixels": pixels}), strict=True):
+        table = head.frame(answers)
+        for column in table:
+            if not is_numeric_dtype(table[column]):
+                assert table[column].tolist() == expected[column].tolist()
+            else:
+                np.testing.assert_allclose(table[column], expected[column], atol=1e-2 if head.name == "age" else 1e-4)
+    before = (tmp_path / "model" / "metrics.json").read_bytes()
+    with pytest.raises(FileExistsError, match="is there already"):
+        experiments.publish(folder, tmp_path / "model", photos, cache=cache)
+    assert (tmp_path / "model" / "metrics.json").read_bytes() == before
+    monkeypatch.setattr(export, "export", lambda network, path, *_, **__: path.write_bytes(b"new") * 0.0)
+    experiments.publish(folder, tmp_path / "model", photos, cache=cache, overwrite=True)
+    assert (tmp_path / "model" / "model.onnx").read_bytes() == b"new"
+    assert networks.load_weights(experiments.load(folder)[0], tmp_path / "model")
+
+
+def test_run_returns_tables(run, photos, cache):
+    tables = experiments.run(photos, recipe=RECIPE, folder=run[0], cache=cache, progress=False)
+    assert len(tables["history"]) == 2
+    predictions = tables["predictions"]
+    assert set(predictions["split"]) == {"val", "test"}
+    figures = experiments.evaluate(predictions, experiments.load(run[0])[2], by=["gender"])
+    row = figures[(figures["head"] == "gender") & (figures["by"] == "")].iloc[0]
+    labelled = predictions[predictions["gender"].notna()]
+    assert row["mean"] == pytest.approx((labelled["gender"] == labelled["gender_predicted"]).mean())
+    assert row["photos"] == len(labelled)
+    assert set(figures.loc[figures["by"] == "gender", "head"]) == {"age", "glasses"}
+
+
+def test_settings_files(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("data: [photos]\nrun: runs/x\nrecipe: {learn: {gender: 1}, augment: {rotate: 5}}\n")
+    settings = experiments.read_settings(path, ["recipe.epochs=3", "limit=50"])
+    assert (settings.recipe.epochs, settings.limit, settings.recipe.augment.rotate) == (3, 50, 5.0)
+    for wrong, message in (
+        ("recipe.epoch=3", "recipe.*epoch.*nexpected"),
+        ("recipe.epochs=0", "recipe.*epochs.*greater than or equal to 1"),
+        ("recipe.augment.turn=1", "augment.*turn.*nexpected"),
+        ("nonsense", "is not KEY=VALUE"),
+    ):
+        with pytest.raises(experiments.SettingsError, match=message):
+            experiments.read_settings(path, [wrong])
+    path.write_text("data: [photos]\nrun: x\nrecipe: [{epochs: 1}, {epochs: 2, weights: random}]\n")
+    assert [stage.epochs for stage in experiments.read_settings(path).recipe] == [1, 2]
+
+
+def test_pixels_are_decoded_once(photos, tmp_path, monkeypatch):
+    first = batches.decode(photos.iloc[:10], 32, cache=tmp_path)
+    monkeypatch.setattr(batches, "_decode_shard", lambda *_: pytest.fail("decoded again"))
+    again = batches.decode(photos.iloc[[3, 1, 3]].drop(columns="path").assign(path="moved.png"), 32, cache=tmp_path)
+    np.testing.assert_array_equal(again[np.arange(3)], first[np.array([3, 1, 3])])
+
+
+def test_a_guide_is_imitated_and_left_behind(run, photos, cache, tmp_path):
+    recipe = replace(RECIPE, learn={"gender": 1.0}, along={}, guide=str(run[0]), epochs=1)
+    network, _ = experiments.train(recipe, photos, tmp_path, cache=cache, progress=False)
+    assert list(network.heads) == ["gender"]
+    assert same(experiments.load(tmp_path)[0], network)

@@ -1,0 +1,229 @@
+import shutil
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from faces import models
+from faces.research import export, networks
+from faces.research.heads import Classes, Years
+
+HEADS = [Classes("gender", ("female", "male")), Years(), Classes("glasses", ("no", "yes"))]
+SMALL = {
+    "gender_cnn": {"widths": (4, 8), "hidden": 8},
+    "plain_cnn": {},
+    "cartoon_cnn": {},
+    "small_resnet": {"width": 4},
+    "mobilenet_v1": {"width": 0.25, "batch_norm": True},
+    "mobilenet_v2": {"width": 0.35},
+    "mobilenet_v3_small": {},
+    "resnet18": {},
+}
+
+
+def images(n=3, size=64, seed=0):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("backbone", sorted(SMALL))
+def test_every_backbone_has_an_output_for_every_head(backbone):
+    network = networks.build(backbone, HEADS, size=64, options=SMALL[backbone], mirror=True).eval()
+    outputs = network(images())
+    assert {name: tuple(output.shape) for name, output in outputs.items()} == {
+        "gender": (3, 2),
+        "age": (3, 117),
+        "glasses": (3, 2),
+    }
+    mirrored = network(images().flip(3))
+    for name, output in outputs.items():
+        assert torch.allclose(output, mirrored[name], atol=1e-5)
+
+
+def test_published_backbones_keep_their_names():
+    """Weights of the former networks fit by name and shape."""
+    for name, former in (("mobilenet_v2", models.mobilenet_v2), ("resnet18", models.resnet18)):
+        old = former(1, weights="random").eval()
+        new = networks.build(name, HEADS, size=64).eval()
+        taken = networks.take(new, old.state_dict(), "it")
+        assert {key for key in old.state_dict() if key.startswith("features.")} <= set(taken)
+        with torch.no_grad():
+            assert torch.allclose(old.embed(images()), new.embed(images()), atol=1e-5)
+
+
+def vggface2(width=8):
+    """A file in the layout of the VGGFace2 network, small; and what it computes, as its description has it."""
+    draw = torch.Generator().manual_seed(0)
+    channels, tensors = width, {}
+    tensors["stem.weight"], tensors["stem.bias"] = torch.randn(width, 3, 3, 3, generator=draw) / 500, torch.ones(width)
+    for number, (wide, _) in enumerate(networks.MOBILENET_V1, 1):
+        wide = wide * width // 32
+        scale = 10 ** torch.linspace(-3, 0, channels).view(-1, 1, 1, 1)
+        tensors[f"block{number}.depthwise.weight"] = torch.randn(channels, 1, 3, 3, generator=draw) * scale
+        tensors[f"block{number}.depthwise.bias"] = torch.ones(channels)
+        tensors[f"block{number}.pointwise.weight"] = torch.randn(wide, channels, 1, 1, generator=draw) / channels**0.5
+        tensors[f"block{number}.pointwise.bias"] = torch.ones(wide)
+        channels = wide
+    tensors["head.feats.weight"] = torch.zeros(4, channels)
+
+    def features(rgb):
+        x = rgb.flip(1) * 255 - torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+
+        def conv(x, name, stride, groups):
+            weight = tensors[f"{name}.weight"].to(x)
+            total = [max((-(-n // stride) - 1) * stride + weight.shape[-1] - n, 0) for n in x.shape[2:]]
+            (top, left) = (n // 2 for n in total)
+            x = F.pad(x, (left, total[1] - left, top, total[0] - top))
+            return F.relu6(F.conv2d(x, weight, tensors[f"{name}.bias"].to(x), stride, groups=groups))
+
+        x = conv(x, "stem", 2, 1)
+        for number, (_, stride) in enumerate(networks.MOBILENET_V1, 1):
+            x = conv(x, f"block{number}.depthwise", stride, x.shape[1])
+            x = conv(x, f"block{number}.pointwise", 1, 1)
+        return x.mean((2, 3))
+
+    return tensors, features
+
+
+def test_face_recognition_weights_compute_what_they_did(tmp_path):
+    tensors, features = vggface2()
+    save_file(tensors, tmp_path / "w.safetensors")
+    network = networks.build(
+        "mobilenet_v1", HEADS, size=56, options={"width": 0.25}, weights=tmp_path / "w.safetensors"
+    ).eval()
+    network.double()
+    for size in (56, 49):  # even and odd sides of the maps that are halved
+        x = images(size=size).double()
+        with torch.no_grad():
+            assert torch.allclose(network.embed(x), features(x), rtol=1e-4, atol=1e-5)
+    kernels = network.features.block3.depthwise
+    assert kernels.weight.square().mean((1, 2, 3)).allclose(torch.tensor(2 / 9).double(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_quick_gradients_of_strided_depthwise_convolutions(side):
+    conv = networks.SameConv(3, 3, 3, 2, groups=3, batch_norm=False).double()
+    x = torch.rand(2, 3, side, side, dtype=torch.double, requires_grad=True)
+    found = []
+    for mode in (True, False):
+        conv.train(mode).zero_grad()
+        (gradient,) = torch.autograd.grad(conv(x).square().sum(), x, retain_graph=True)
+        conv(x).square().sum().backward()
+        found.append([gradient, conv.weight.grad.clone(), conv.bias.grad.clone()])
+    for quick, plain in zip(*found, strict=True):
+        assert torch.allclose(quick, plain)
+
+
+def test_a_frozen_backbone_stays_as_it_is():
+    network = networks.build("small_resnet", HEADS, size=32, options={"width": 4}, frozen=True).train()
+    before = {name: value.clone() for name, value in network.features.state_dict().items()}
+    network(images(size=32))["gender"].sum().backward()
+    assert all(parameter.grad is None for parameter in network.features.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.features.state_dict().items())
+
+
+def test_learning_rates_fall_towards_the_input():
+    network = networks.build("resnet18", HEADS, size=64)
+    groups = networks.parameter_groups(network, 1.0, 0.5, 0.1)
+    assert sum(p.numel() for group in groups for p in group["params"]) == networks.parameter_count(network)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rate[id(network.heads["gender"].weight)] == 1.0
+    assert rate[id(network.features.layer4[0].conv1.weight)] == 0.5
+    assert rate[id(network.features.conv1.weight)] == 0.5**6
+    assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
+    assert len(networks.parameter_groups(network, 1.0, 1.0, 0.1)) == 2
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    save_file({"features.0.weight": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(models.WeightsError, match="is not of this architecture and width"):
+        networks.build("small_resnet", HEADS, size=32, weights=tmp_path)
+    with pytest.raises(models.WeightsError, match="no weights to start from"):
+        networks.build("small_resnet", HEADS, size=32, weights=tmp_path / "nothing")
+    with pytest.raises(models.WeightsError, match="no ImageNet weights of small_resnet"):
+        networks.build("small_resnet", HEADS, size=32, weights="imagenet")
+    with pytest.raises(models.WeightsError, match=r"width 1\.0 only"):
+        networks.build("mobilenet_v2", HEADS, size=64, options={"width": 0.5}, weights="imagenet")
+    with pytest.raises(ValueError, match="no backbone 'nope'; there are gender_cnn"):
+        networks.build("nope", HEADS, size=64)
+    with pytest.raises(ValueError, match=r"backbone mobilenet_v2: .*unexpected keyword argument 'depth'"):
+        networks.build("mobilenet_v2", HEADS, size=64, options={"depth": 2})
+
+
+def test_timm_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(models.WeightsError, match="pip install timm"):
+        networks.build("timm:efficientnet_lite0", HEADS, size=64)
+
+
+def test_a_hinted_student_sees_its_guide_in_training_alone():
+    student, guide = (networks.build("small_resnet", HEADS[:n], size=32, options={"width": 4}) for n in (3, 2))
+    learner = networks.HintedStudent(student, guide, 32).train()
+    outputs = learner(images(size=32))
+    assert set(outputs) == {"gender", "age", "glasses", "gender/teacher", "age/teacher", "features/penalty"}
+    assert torch.equal(outputs["gender/teacher"], guide.eval()(images(size=32))["gender"])
+    outputs["features/penalty"].sum().backward()
+    assert all(parameter.grad is None for parameter in guide.parameters())
+    assert student.features[1][0].weight.grad.abs().sum() > 0
+    assert set(learner.eval()(images(size=32))) == {"gender", "age", "glasses"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A file of several heads, the network that it was made of, and what it was fitted with."""
+    folder = tmp_path_factory.mktemp("exported")
+    tensors, _ = vggface2()
+    save_file(tensors, folder / "w.safetensors")
+    options = {"options": {"width": 0.25}, "weights": folder / "w.safetensors", "mirror": True}
+    network = networks.build("mobilenet_v1", [*HEADS, Classes("race", ("a", "b", "c"))], size=48, **options)
+    fitted = {"gender": {"scale": 1.5, "shift": [0.0, 0.3]}, "age": {"width": 1.2, "coverage": 0.9}}
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    about = {"fitted": fitted, "size": 48, "subject": "picture", "pixels": PIXELS}
+    difference = export.export(network, folder / "model.onnx", HEADS, **about)
+    assert difference < 1e-2
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    return folder / "model.onnx", network, fitted
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 48, 3), np.uint8)
+
+
+def test_onnx_of_several_heads_answers_like_each_head_alone(exported):
+    path, network, fitted = exported
+    session = onnxruntime.InferenceSession(path)
+    assert [output.name for output in session.get_outputs()] == ["gender", "age", "glasses"]
+    answers = session.run(None, {"pixels": PIXELS})
+    with torch.no_grad():
+        outputs = network.eval()(torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255)
+    for head, answer in zip(HEADS, answers, strict=True):
+        expected = head.answer(outputs[head.name], fitted.get(head.name, {})).numpy()
+        np.testing.assert_allclose(answer, expected, atol=1e-2 if head.name == "age" else 1e-4)
+
+
+def test_metadata_give_the_heads_back(exported):
+    path, _, fitted = exported
+    found, kept, about = export.from_metadata(path)
+    assert (found, kept) == (HEADS, fitted | {"glasses": {}})
+    assert (about["size"], about["whole"], about["subject"]) == (48, False, "picture")
+    with pytest.raises(ValueError, match="subject must be one of face, picture"):
+        export.metadata(HEADS, {}, size=48, whole=False, subject="cat")
+
+
+def test_weights_in_16_bits(exported, tmp_path):
+    path, network, fitted = exported
+    shutil.copyfile(path, tmp_path / "half.onnx")
+    export.halve(tmp_path / "half.onnx")
+    assert (tmp_path / "half.onnx").stat().st_size < 0.75 * path.stat().st_size
+    assert 0 < export.compare(export.Deployed(network, HEADS, fitted), tmp_path / "half.onnx", PIXELS, half=True) < 0.5
+
+
+def test_an_export_that_answers_otherwise_is_refused(exported):
+    path, network, fitted = exported
+    other = fitted | {"gender": {"scale": 0.0}}
+    with pytest.raises(export.ExportError, match="the exported gender differs from the trained one by"):
+        export.compare(export.Deployed(network, HEADS, other).eval(), path, PIXELS)
+    with pytest.raises(export.ExportError, match="none were given"):
+        export.compare(export.Deployed(network, HEADS, fitted), path, PIXELS[:0])
