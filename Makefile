@@ -4,13 +4,14 @@
 # make train      train the published classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10]
 # make train-simpsons  train a classifier as a file says: make train-simpsons CONFIG=configs/simpsons.yaml
 # make demo       run the notebooks on drawn faces
+# make report     execute the notebooks from committed results, without photos, and compare their outputs
 # make lab        open the notebooks
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run env test lint demo notebooks train train-simpsons lab clean help
+.PHONY: run env test lint demo report notebooks train train-simpsons lab clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -27,10 +28,12 @@ test: $(VENV)/.full lint
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 demo: $(VENV)/.full
 	$(BIN)/python -m faces.notebooks --profile demo
+
+report: $(VENV)/.full
+	$(BIN)/python -m faces.notebooks --report
 
 notebooks: $(VENV)/.full
 	$(BIN)/python -m faces.notebooks --profile full $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))

@@ -1,0 +1,1 @@
+"""Research: training, experiments and results as tables; never imported by the runtime."""
