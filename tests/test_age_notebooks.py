@@ -22,7 +22,7 @@ def test_what_the_ages_are_like_is_measured(executed):
     step = steps.Steps(executed / "05", [], executed)
     fits = step.read("distributions")["fits"]
     names = {"Poisson", "normal", "Gumbel", "gamma", "Weibull", "log-normal", "2 normals", "3 normals"}
-    assert set(fits["name"]) == names
+    assert set(fits["family"]) == names
     assert fits["p"].between(0, 1, inclusive="right").all() and fits["distance"].between(0, 1).all()
     assert len(step.read("learning_curve")) == 3
 

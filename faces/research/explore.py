@@ -78,7 +78,7 @@ def age_distributions(photos: pd.DataFrame, *, sample: int, draws: int, seed: in
 
     Returns
     -------
-    ``fits``: ``name``, ``AIC``, ``distance``, ``p``; ``densities``: ``name``, ``age``, ``density``.
+    ``fits``: ``family``, ``AIC``, ``distance``, ``p``; ``densities``: ``family``, ``age``, ``density``.
     """
     from scipy import stats
 
@@ -103,9 +103,9 @@ def age_distributions(photos: pd.DataFrame, *, sample: int, draws: int, seed: in
         p = (1 + sum(d >= observed for d in simulated)) / (1 + len(simulated))
         rows.append([f"{parts} normals", mixture.aic(spread[:, None]), distance, p])
         densities.append(np.exp(mixture.score_samples(grid[:, None])))
-    fits = pd.DataFrame(rows, columns=["name", "AIC", "distance", "p"])
+    fits = pd.DataFrame(rows, columns=["family", "AIC", "distance", "p"])
     curves = [
-        pd.DataFrame({"name": n, "age": grid, "density": d}) for n, d in zip(fits["name"], densities, strict=True)
+        pd.DataFrame({"family": n, "age": grid, "density": d}) for n, d in zip(fits["family"], densities, strict=True)
     ]
     return {"fits": fits, "densities": pd.concat(curves, ignore_index=True)}
 
