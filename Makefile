@@ -5,6 +5,7 @@
 # make train      train the published classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10]
 # make train-simpsons  train a classifier as a file says: make train-simpsons CONFIG=configs/simpsons.yaml
 # make demo       run the notebooks on drawn faces
+# make report     execute the notebooks from committed results, without photos, and compare their outputs
 # make lab        open the notebooks
 # make constraints  write constraints.txt anew: the newest versions that fit each other
 # make test NEWEST=1  with the newest versions instead of those of constraints.txt, in .venv-newest (so with any target)
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.
 quoted = '$(subst ','\'',$(1))'
 
-.PHONY: run env test check lint constraints newest demo notebooks train train-simpsons lab clean help
+.PHONY: run env test check lint constraints demo report notebooks train train-simpsons lab clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,10 +37,12 @@ check: $(VENV)/.full lint
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 demo: $(VENV)/.full
 	$(BIN)/python -m faces.notebooks --profile demo
+
+report: $(VENV)/.full
+	$(BIN)/python -m faces.notebooks --report
 
 notebooks: $(VENV)/.full
 	$(BIN)/python -m faces.notebooks --profile full $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))

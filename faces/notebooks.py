@@ -1,5 +1,8 @@
 """Run the notebooks headless: ``python -m faces.notebooks [--only 02] [--profile demo] [-p name value]``.
 
+``--report`` executes those that stand on results from what is committed, without photos, and compares their outputs.
+``--publish 01`` makes the tables of the last run the published ones and writes the notebook's outputs.
+
 A profile is a file ``configs/NAME.yaml``: one block of parameters a notebook, and a block ``draw`` of practice sets
 to draw first. A parameter that a notebook does not have is an error, and so is a value of another kind than the
 notebook says.
@@ -8,15 +11,20 @@ notebook says.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS, CONFIGS, EXECUTED = ROOT / "notebooks", ROOT / "configs", ROOT / "runs" / "notebooks"
+RESULTS, FIGURES = ROOT / "artifacts" / "results", ROOT / "figures"
 
 
 class RunnerError(ValueError):
@@ -119,6 +127,110 @@ def run(notebook: Path, parameters: dict | None = None, *, folder: Path = EXECUT
     return executed
 
 
+def on_steps(notebook: Path) -> bool:
+    """Whether a notebook stands on results, so that it can be executed without photos."""
+    return "steps.open(" in notebook.read_text(encoding="utf-8")
+
+
+def code_hash(cell) -> str:
+    """Hash of a code cell's source, kept in its metadata when it is executed."""
+    return hashlib.sha256(cell.source.encode()).hexdigest()[:16]
+
+
+def outputs_of(cell) -> list:
+    """What a reader sees of a cell, comparable between machines: a figure only counts as one."""
+    shown = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        is_figure = "image/png" in data
+        texts = {kind: text for kind, text in data.items() if not kind.startswith("image/")}
+        shown.append([output.output_type, is_figure, {} if is_figure else texts, output.get("text", "")])
+    return shown
+
+
+def execute_from_results(notebook: Path, folder: Path):
+    """Execute a notebook from committed results and return it clean, as it is published.
+
+    No warnings, progress bars or representations of figures; execution counts 1 to n; the hash of each cell that ran.
+    Figures are written to ``folder/figures``.
+    """
+    import nbformat
+
+    executed = nbformat.read(run(notebook, {"data_dirs": [], "out_dir": str(folder)}, folder=folder, progress=False), 4)
+    executed.cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for count, cell in enumerate((cell for cell in executed.cells if cell.cell_type == "code"), 1):
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | {"ran": code_hash(cell)})
+        cell.execution_count = count
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})
+            if output.output_type == "execute_result":
+                output.execution_count = count
+            if "image/png" in output.get("data", {}):
+                output.data.pop("text/plain", None)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    executed.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    return executed
+
+
+def report(only: Iterable[str] = ()) -> bool:
+    """Execute notebooks from committed results, print a table of their state, and tell whether all are as committed."""
+    import nbformat
+
+    rows, differing = [], []
+    for notebook in filter(on_steps, find(only)):
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            executed = execute_from_results(notebook, Path(folder))
+        committed = nbformat.read(notebook, 4)
+        pairs = zip(committed.cells, executed.cells, strict=True)
+        cells = [
+            number for number, (a, b) in enumerate(pairs) if b.cell_type == "code" and outputs_of(a) != outputs_of(b)
+        ]
+        if cells:
+            differing.append(f"{notebook.stem}: other outputs than committed in cells {', '.join(map(str, cells))}")
+        index = json.loads((RESULTS / notebook.stem[:2] / "index.json").read_text(encoding="utf-8"))
+        commits = sorted({about.get("source") or about["commit"] for about in index.values()})
+        rows.append([notebook.stem, f"{time.perf_counter() - started:.0f}", str(len(index)), ", ".join(commits)])
+    for row in [["notebook", "seconds", "steps", "from commit"], *rows]:
+        print("{:<32} {:>7} {:>5}  {}".format(*row))
+    from importlib.metadata import version
+
+    print(", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "matplotlib", "scipy", "scikit-learn")))
+    print("\n".join(differing))
+    return not differing
+
+
+def publish(number: str, run_folder: Path) -> None:
+    """Make the tables of a run the published ones, and write the outputs and figures of its notebook.
+
+    Raises
+    ------
+    RunnerError : there is no such run, or the notebook does not stand on results.
+    """
+    import nbformat
+
+    from faces.research import steps
+
+    notebook = find([number])[0]
+    index = run_folder / number / "index.json"
+    if not on_steps(notebook):
+        raise RunnerError(f"{notebook.stem} has no steps to publish")
+    if index.is_file():
+        shutil.rmtree(RESULTS / number, ignore_errors=True)
+        steps.publish(steps.Steps(index.parent, [], run_folder), RESULTS / number)
+    elif not (RESULTS / number / "index.json").is_file():
+        raise RunnerError(f"{index} is missing: run the notebook on photos first")
+    with tempfile.TemporaryDirectory() as folder:
+        executed = execute_from_results(notebook, Path(folder))
+        for figure in FIGURES.glob(f"{number}_*.png"):
+            figure.unlink()
+        for figure in sorted((Path(folder) / "figures").glob("*.png")):
+            shutil.copy(figure, FIGURES / figure.name)
+    nbformat.write(executed, notebook)
+
+
 def _read_parameters(file: str) -> dict:
     import yaml
 
@@ -200,8 +312,15 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FILE",
         help="YAML of parameters, as papermill -f takes",
     )
+    parser.add_argument("--report", action="store_true", help="execute from committed results and compare outputs")
+    parser.add_argument("--publish", metavar="NN", help="publish the tables and outputs of the last run of a notebook")
     options = parser.parse_args(argv)
     try:
+        if options.publish:
+            publish(options.publish, ROOT / "runs")
+            return 0
+        if options.report:
+            return 0 if report(options.only) else 1
         parameters = {name: value for file in options.files for name, value in _read_parameters(file).items()}
         parameters |= {name: yaml.safe_load(value) for name, value in options.parameters}
         run_profile(options.profile, only=options.only, data=options.data, parameters=parameters)

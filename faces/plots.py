@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 
 # Colour-blind safe (Okabe & Ito, 2008), in an order that keeps neighbours apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A400", "#444444")
+CLASS_COLOURS = {"male": COLOURS[0], "female": COLOURS[1]}
+NAMES = {"utkface": "UTKFace", "fairface": "FairFace", "glasses": "MTFL", "Latino_Hispanic": "Latino or Hispanic"}
 INK, MUTED = "#222222", "#8a8a8a"
 FEWEST_IN_A_MEAN = 50  # an average of fewer photos could still show somebody
 
@@ -46,6 +48,11 @@ def theme() -> None:
     )
 
 
+def human(name: object) -> str:
+    """A source, class or column as readers know it."""
+    return NAMES.get(str(name), str(name).replace("_", " "))
+
+
 def save(figure: Figure, folder: str | os.PathLike, name: str) -> Path:
     """Write ``figure`` as ``folder/name.png``; nothing in the file depends on when it was written."""
     path = Path(folder) / f"{name}.png"
@@ -69,6 +76,20 @@ def counts(
     if by:
         # Above the axes, where no bar can be.
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=8, borderaxespad=0.2, fontsize=9)
+    return ax
+
+
+def paired_bars(table: pd.DataFrame, *, ax: plt.Axes) -> plt.Axes:
+    """A pair of bars for each row of a table of counts, named directly above the first row's."""
+    width = 0.8 / len(table.columns)
+    for number, name in enumerate(table):
+        colour = CLASS_COLOURS.get(name, COLOURS[number % len(COLOURS)])
+        places = np.arange(len(table)) + (number - (len(table.columns) - 1) / 2) * width
+        ax.bar(places, table[name], width, color=colour)
+        ax.text(0.01 + 0.12 * number, 0.9, human(name), color=colour, weight="bold", transform=ax.transAxes)
+    ax.set_xticks(range(len(table)), table.index)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(False, axis="x")
     return ax
 
 
@@ -167,6 +188,37 @@ def mean_faces(
         ax.set_title(name, loc="center", size=10)
     for ax, name in zip(axes[:, 0], down, strict=True):
         ax.set_ylabel(name)
+    return figure
+
+
+def mean_faces_of(table: pd.DataFrame, rows: str, columns: str, *, order: Sequence[str] | None = None) -> Figure:
+    """Mean faces and numbers of photos, a row and a column for each value; one contrast stretch for all.
+
+    Parameters
+    ----------
+    table : from ``faces.research.explore.mean_faces``: ``rows``, ``columns``, ``photos`` and ``pixels``.
+    """
+    down, across = sorted(table[rows].unique()), order or sorted(table[columns].unique())
+    cells = {(row[rows], row[columns]): row for row in table.to_dict("records")}
+    faces = [np.frombuffer(row["pixels"], np.uint8) for row in cells.values() if row["pixels"] is not None]
+    low, high = np.quantile(np.concatenate(faces), [0.005, 0.995]) if faces else (0, 255)
+    shape = (len(down), len(across))
+    figure, axes = plt.subplots(*shape, figsize=(7, 7 / shape[1] * 1.3 * shape[0]), squeeze=False)
+    for ax, key in zip(axes.flat, ((a, b) for a in down for b in across), strict=True):
+        found = cells.get(key, {"photos": 0, "pixels": None})
+        ax.set(xticks=[], yticks=[], xlabel=f"{found['photos']:,}")
+        ax.spines[:].set_visible(False)
+        image = np.full((2, 2, 3), 240, np.uint8)
+        if found["pixels"] is not None:
+            size = round((len(found["pixels"]) / 3) ** 0.5)
+            mean = np.frombuffer(found["pixels"], np.uint8).reshape(size, size, 3).astype(float)
+            image = np.clip((mean - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)
+        ax.imshow(image)
+        ax.xaxis.label.set(size=9)
+    for ax, name in zip(axes[0], across, strict=True):
+        ax.set_title(human(name), loc="center", size=10)
+    for ax, name in zip(axes[:, 0], down, strict=True):
+        ax.set_ylabel(human(name))
     return figure
 
 

@@ -10,17 +10,17 @@ from faces import notebooks
 
 def run(home: Path, *only: str) -> Path:
     """Run the notebooks whose names begin with one of ``only``; figures, artifacts and copies go below ``home``."""
-    notebooks.run_profile(
-        "demo",
-        only=only,
-        parameters={
-            "figures_dir": str(home / "figures"),
-            "artifacts_dir": str(home / "artifacts"),
-            "cache_dir": str(home / "cache"),
-            "run_dir": str(home / "runs"),
-        },
-        folder=home / "notebooks",
-    )
+    parameters = {
+        "out_dir": str(home),
+        "figures_dir": str(home / "figures"),
+        "artifacts_dir": str(home / "artifacts"),
+        "cache_dir": str(home / "cache"),
+        "run_dir": str(home / "runs"),
+    }
+    # A parameter is given only where one of these notebooks has it.
+    known = {name for path in notebooks.find(only) for name in notebooks.parameters_of(path)}
+    parameters = {name: value for name, value in parameters.items() if name in known}
+    notebooks.run_profile("demo", only=only, parameters=parameters, folder=home / "notebooks")
     return home
 
 
@@ -30,6 +30,8 @@ def check(home: Path) -> None:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         assert all(cell.execution_count for cell in cells)
         saved = [name for cell in cells for name in re.findall(r'figures, f?"(\d\d_[\w{}]+)"', cell.source)]
+        stepped = [name for cell in cells for name in re.findall(r'step\.figure\(.*f?"([\w{}]+)"\)', cell.source)]
+        saved += [f"{path.name[:2]}_{name}" for name in stepped]
         assert saved
         for name in saved:
             assert list((home / "figures").glob(re.sub(r"\{\w+\}", "*", name) + ".png")), name

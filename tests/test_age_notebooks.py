@@ -6,6 +6,7 @@ import demo_run
 import pytest
 
 from faces import predict
+from faces.research import steps
 
 pytestmark = pytest.mark.slow
 
@@ -20,21 +21,12 @@ def test_every_notebook_runs_and_writes_what_it_promises(executed):
 
 
 def test_what_the_ages_are_like_is_measured(executed):
-    metrics = json.loads((executed / "artifacts" / "age_data" / "metrics.json").read_text())
-    overview = metrics["overview"]
-    assert 400 < overview["photos"] <= 530 and 1 <= overview["youngest"] < overview["median"] < overview["oldest"]
-    assert set(metrics["distributions"]) == {
-        "normal",
-        "Gumbel",
-        "gamma",
-        "Weibull",
-        "log-normal",
-        "2 normals",
-        "3 normals",
-    }
-    assert all(0 < row["p"] <= 1 and 0 < row["distance"] < 1 for row in metrics["distributions"].values())
-    assert metrics["two_labels_of_one_photo"]["pairs"] > 10
-    assert len(metrics["learning_curve"]) == 3
+    step = steps.Steps(executed / "05", [], executed)
+    fits = step.read("distributions")["fits"]
+    names = {"Poisson", "normal", "Gumbel", "gamma", "Weibull", "log-normal", "2 normals", "3 normals"}
+    assert set(fits["family"]) == names
+    assert fits["p"].between(0, 1, inclusive="right").all() and fits["distance"].between(0, 1).all()
+    assert len(step.read("learning_curve")) == 3
 
 
 def least(table, *names):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from faces import command, notebooks, predict
+from faces.research import steps
 
 pytestmark = pytest.mark.slow
 
@@ -21,13 +22,12 @@ def test_every_notebook_runs_and_writes_what_it_promises(executed):
 
 
 def test_exploration_finds_the_flaws_that_were_drawn(executed):
-    metrics = json.loads((executed / "artifacts" / "gender_data" / "metrics.json").read_text())
-    assert metrics["unreadable"] == 2
-    exact = {key: value for key, value in metrics["duplicates"].items() if key.endswith("exact copies")}
-    assert sum(row["clusters"] for row in exact.values()) >= 10
-    assert metrics["duplicates"]["faces, exact copies"]["disagree on gender"] >= 1
-    assert metrics["balance"]["fair"] is True  # demo draws as many women as men
-    assert 0.5 <= metrics["balance"]["majority"] < 0.6
+    step = steps.Steps(executed / "01", [], executed)
+    assert step.read("photos")["error"].count() == 2
+    copies = step.read("copies").set_index(["kind", "source"])
+    assert copies.loc["exact", "sets"].sum() >= 10
+    assert copies.loc[("exact", "faces"), "differ_in_gender"] >= 1
+    assert step.read("mean_faces").query("photos < 50")["pixels"].isna().all()
 
 
 def test_the_trained_network_has_learnt_and_labels_a_folder(executed, tmp_path):

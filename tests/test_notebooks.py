@@ -34,9 +34,32 @@ def test_form(notebook):
     assert "**Question.**" in notebook.cells[0].source
     assert notebook.cells[1].metadata.tags == ["parameters"]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+    if "steps.open(" in "".join(cell.source for cell in code(notebook)):
+        assert code(notebook)[-1].source == "step.status()"
+        assert any("## In this notebook we have seen" in cell.source for cell in notebook.cells)
+        return
     assert "metrics" in code(notebook)[-1].source
     assert notebook.cells[-1].cell_type == "markdown" and "## What the full run showed" in notebook.cells[-1].source
     assert not any(cell.outputs or cell.execution_count for cell in code(notebook))
+
+
+PUBLISHED = [path for path in ALL if notebooks.on_steps(path)]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_committed_outputs_are_those_of_the_code_that_ran(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = code(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(cell.metadata["ran"] == notebooks.code_hash(cell) for cell in cells)
+    assert any(output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs)
+    assert not any(output.get("name") == "stderr" for cell in cells for output in cell.outputs)
+    assert not any(cell.outputs for cell in cells if "photos" in cell.metadata.get("tags", []))
+    assert path.stat().st_size <= 1_500_000
+    assert sum(len(cell.source.splitlines()) for cell in cells) <= 150
+    # Nothing that depends on where and when it ran.
+    texts = [str(notebooks.outputs_of(cell)) for cell in cells]
+    assert not any(re.search(r"/tmp/|/home/|Path\(| object at 0x|\d\d:\d\d:\d\d", text) for text in texts)
 
 
 def test_parameters_are_typed_commented_and_computed_from_nothing(notebook):
@@ -48,6 +71,8 @@ def test_parameters_are_typed_commented_and_computed_from_nothing(notebook):
 
 def test_linked_figures_are_committed_and_written_by_their_own_notebook(notebook):
     prose = notebook.cells[-1].source
+    if "steps.open(" in "".join(cell.source for cell in code(notebook)):
+        return  # its figures stand in its outputs
     source = "\n".join(cell.source for cell in code(notebook))
     linked = re.findall(r"\(\.\./figures/([\w-]+)\.png\)", prose)
     assert linked
@@ -160,3 +185,28 @@ def test_the_command_refuses_with_one_line(arguments, message):
     ran = runner(*arguments)
     assert ran.returncode == 2
     assert message in ran.stderr and len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_report_gives_what_is_committed_without_photos_from_any_folder(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert notebooks.report([path.stem]), capsys.readouterr().out
+    assert path.stem in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_report_tells_which_cells_differ(tmp_path, monkeypatch, capsys):
+    path = little_notebook(
+        tmp_path,
+        "from faces.research import steps\nstep = steps.open('01', data_dirs, out_dir)",
+        "print('now')",
+        parameters="data_dirs: list = []  # photos\nout_dir: str = 'runs'  # of a run",
+    )
+    monkeypatch.setattr(notebooks, "find", lambda only=(): [path])
+    assert not notebooks.report()
+    assert "01_little: other outputs than committed in cells 2" in capsys.readouterr().out
+
+
+def test_publish_needs_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "RESULTS", tmp_path / "results")
+    with pytest.raises(notebooks.RunnerError, match="run the notebook on photos first"):
+        notebooks.publish("01", tmp_path)

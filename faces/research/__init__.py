@@ -1,1 +1,1 @@
-"""Research: recipes become trained networks. Needs torch, pandas and scikit-learn; the runtime never imports it."""
+"""Research: training, experiments and results as tables. Needs torch and pandas; the runtime never imports it."""
