@@ -327,6 +327,8 @@ def _see_batch(folder, names, frames, see) -> list:
             seen.append(error)
         except OSError as error:
             seen.append(images.ImageError(error.strerror or str(error)))
+        except ValueError as error:  # from os.stat: a NUL within the name
+            seen.append(images.ImageError(f"no name of a file: {error}"))
     return seen
 
 
