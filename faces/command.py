@@ -7,7 +7,9 @@ nor a killed process is a limit. Needs numpy, Pillow, onnxruntime and tqdm, and 
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +41,14 @@ from faces.predict import (
 RESULTS, ERRORS, RUN = "process_results", "process_errors.json", "process_run.json"
 DETECTOR = "face_finder"  # the folder of the face detector in artifacts/
 KEPT = 64  # files that are put into the journal at once
+NO_PICTURE = re.compile("not a picture|not a photo|^empty")  # what images.ImageError says of other files
+CLOSED: set[str] = set()  # standard streams that were closed when the program started
+SKIPPED_NAMES = 1000  # that process_run.json lists at most
+# Keys of the results: a task of such a name would overwrite them.
+RESERVED = {"file", "face", "faces", "error", "skipped", "box", "score", "label", "probability"}
+RESERVED |= {"left", "top", "right", "bottom"}
+ANSWERS = {"gender": ["female", "male"], "age": None, "glasses": ["glasses", "no_glasses"]}  # of the tasks in TASKS
+SUFFIXES_OF_ANSWERS = ("_probability", "_interval", "_low", "_high")
 
 
 def process_folder(
@@ -60,12 +70,13 @@ def process_folder(
     batch_size: int = BATCH_SIZE,
     max_pixels: int | None = None,
     progress: bool = True,
-) -> tuple[int, int]:
-    """Answer for every picture of a folder and write ``output``; return how many were read and how many could not be.
+) -> tuple[int, int, int]:
+    """Answer for every picture of a folder and write ``output``; return how many were read, failed and skipped.
 
     As ``json`` it becomes ``{"img_1.jpg": "male", …}`` sorted by name; ``faces.results.entry`` says what becomes of
     more tasks, probabilities and faces. What could not be read is reported on stderr and written to
-    ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier run goes.
+    ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier run goes. A file that
+    neither by its suffix nor by its content is a picture (notes, sidecars, videos) is skipped.
     ``process_run.json`` tells how all of it came about. They appear only when complete; until then what was found is
     kept in a journal beside them.
 
@@ -100,7 +111,7 @@ def process_folder(
         _needs("pyarrow", "parquet")
     if names is None:
         names = _without_ours(find_files(folder, recursive=recursive), folder, output)
-    asked = {"folder": os.path.realpath(folder), "faces": faces, "least": least}
+    asked = {"folder": results.escaped(os.path.realpath(folder)), "faces": faces, "least": least}
     if faces != "crop":
         asked |= {"min_face": min_face, "min_score": min_score}
     models = {task: {"name": model.name, "sha256": model.sha256} for task, model in tasks.items()}
@@ -111,20 +122,20 @@ def process_folder(
         title = " and ".join(printable(model.name) for model in tasks.values())
         bar = tqdm(unit="photo", desc=title, disable=None if progress and sys.stderr else True, leave=False)
         with bar:
-            while part := list(islice(said, KEPT)):
+            while part := [(name, _sorted_out(name, record)) for name, record in islice(said, KEPT)]:
                 journal.add(part)
                 for name, record in part:
                     if "error" in record:
                         tqdm.write(printable(f"{name}: {record['error']}"), file=sys.stderr)
                 bar.update(len(part))
-        read, failed = (journal.count(failed=which) for which in (False, True))
+        read, failed, skipped = (journal.count(kind) for kind in ("faces", "error", "skipped"))
         ages = [task for task, model in tasks.items() if not model.classes]
         shape = {"tasks": list(tasks), "ages": ages, "confidence": confidence, "boxes": boxes}
         if html:
             from faces import report
 
-            report.write(journal.records(failed=False), html, folder=folder, tasks=list(tasks), ages=ages)
-        results.write(journal.records(failed=False), output, form, **shape)
+            report.write(journal.records("faces"), html, folder=folder, tasks=list(tasks), ages=ages)
+        results.write(journal.records("faces"), output, form, **shape)
         _write_errors(journal, output.with_name(ERRORS), failed)
         write_json(
             output.with_name(RUN),
@@ -132,8 +143,9 @@ def process_folder(
                 "faces": __version__,
                 "models": models,
                 "options": asked | {"form": form, "confidence": confidence, "boxes": boxes, "resumed": resume},
-                "output": output.name,
-                "files": {"read": read, "failed": failed},
+                "output": results.escaped(output.name),
+                "files": {"read": read, "failed": failed, "skipped": skipped},
+                "skipped": [results.escaped(name) for name, _ in islice(journal.records("skipped"), SKIPPED_NAMES)],
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - began, 3),
             },
@@ -142,7 +154,15 @@ def process_folder(
         journal.close()
         raise
     journal.close(delete=True)
-    return read, failed
+    return read, failed, skipped
+
+
+def _sorted_out(name: str, record: dict) -> dict:
+    """The record; of a file that neither by its suffix nor by its content is a picture ``{"skipped": why}``."""
+    named_so = os.path.splitext(name)[1].lower() in images.SUFFIXES  # noqa: PTH122 (a Path a photo costs time)
+    if "error" in record and not named_so and NO_PICTURE.search(record["error"]):
+        return {"skipped": record["error"]}
+    return record
 
 
 class _Enough(Exception):
@@ -159,8 +179,8 @@ def _write_errors(journal: results.Journal, path: Path, failed: int) -> None:
         return
     with whole_file(path) as file:
         errors = results.JsonObject(file)
-        for name, record in journal.records(failed=True):
-            errors.add(name, record["error"])
+        for name, record in journal.records("error"):
+            errors.add(results.escaped(name), record["error"])
         errors.close()
 
 
@@ -229,6 +249,8 @@ def list_folder(
     see = seer(looked_for(faces, [model]), min_face=min_face, min_score=min_score)
     said = records({"label": model}, folder, names, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
     for name, record in said:
+        if "skipped" in _sorted_out(name, record):
+            continue
         if "error" in record:
             print(printable(f"{name}: {record['error']}"), file=sys.stderr)
             failed += 1
@@ -281,18 +303,26 @@ def _without_ours(names: Iterable[str], folder: str | os.PathLike, output: Path)
 def read_names(file: IO[bytes]) -> Iterator[str]:
     """Paths from a pipe, one a line, or each with a NUL after it where the first of them has one (``find -print0``).
 
-    Names are bytes: one that is not UTF-8 stays what it is. An empty line is no name.
+    Names are bytes: one that is not UTF-8 stays what it is. An empty line is no name. What Windows adds is left out:
+    a mark at the beginning, and carriage returns where the first line ends in one.
+
+    Raises
+    ------
+    UsageError : the list is UTF-16.
     """
-    rest, end = b"", None
+    rest = file.read(3)
+    if rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UsageError("the list of paths is UTF-16: save it as UTF-8")
+    rest, end, left_out = rest.removeprefix(codecs.BOM_UTF8), None, b""
     while block := file.read(1 << 16):
         rest += block
         if end is None and (b"\0" in rest or b"\n" in rest):
             end = b"\0" if b"\0" in rest else b"\n"
+            left_out = b"\r" if rest.partition(end)[0].endswith(b"\r") and end == b"\n" else b""
         if end:
             *whole, rest = rest.split(end)
-            yield from (os.fsdecode(name) for name in whole if name)
-    if rest:
-        yield os.fsdecode(rest)
+            yield from (os.fsdecode(name) for line in whole if (name := line.removesuffix(left_out)))
+    yield from (os.fsdecode(name) for line in rest.split(b"\n") if (name := line.removesuffix(left_out)))
 
 
 # ----------------------------------------------------------------------------------------------- the arguments
@@ -394,6 +424,11 @@ def tasks_of(text: str) -> dict[str, str]:
         task, chosen, model = part.strip().partition("=")
         if task in asked:
             raise argparse.ArgumentTypeError(f"{task!r} is asked for twice")
+        if task in RESERVED or task.endswith(SUFFIXES_OF_ANSWERS):
+            reserved = ", ".join([*sorted(RESERVED), *("…" + ending for ending in SUFFIXES_OF_ANSWERS)])
+            raise argparse.ArgumentTypeError(
+                f"{task!r} is a key of the results; name the task otherwise than {reserved}"
+            )
         if not task or (chosen and not model) or not (chosen or task in TASKS):
             known = ", ".join(TASKS)
             raise argparse.ArgumentTypeError(f"no task {part!r}; there are {known}, or name a model: TASK=MODEL")
@@ -409,6 +444,22 @@ def _score(text: str) -> float:
     if not 0 < score <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, up to 1")
     return score
+
+
+def load_tasks(asked: Mapping[str, str]) -> dict[str, Model]:
+    """Task -> loaded model.
+
+    Raises
+    ------
+    UsageError : a model is not there, or answers something else than the task of that name does.
+    """
+    tasks = {task: Model(model) for task, model in asked.items()}
+    for task, model in tasks.items():
+        answers = sorted(model.classes) if model.classes else None
+        if task in TASKS and answers != ANSWERS[task]:
+            said = " or ".join(answers) if answers else "with an age"
+            raise UsageError(f"{printable(model.name)} answers {said}, not {task}: give the task another name")
+    return tasks
 
 
 def _positive(text: str) -> int:
@@ -437,7 +488,11 @@ def _check(options: argparse.Namespace, output: Path) -> None:
         raise UsageError("--null is for --list")
     if not options.folder:
         raise UsageError("DIR is empty; name a folder")
+    if "stdout" in CLOSED and options.listed is not None:
+        raise UsageError("--list prints to standard output, which is closed")
     if options.folder == "-":
+        if "stdin" in CLOSED:
+            raise UsageError("- reads paths from standard input, which is closed")
         if options.recursive:
             raise UsageError("--recursive is for folders; from a pipe come paths of files")
         if options.resume:
@@ -448,12 +503,35 @@ def _check(options: argparse.Namespace, output: Path) -> None:
     for path in filter(None, (output, options.html and Path(options.html))):
         if not path.parent.is_dir() or (path.exists() and not path.is_file()):
             raise UsageError(f"cannot write {printable(str(path))}: name a file in a folder that exists")
+        if _is_device(path):
+            raise UsageError(f"cannot write {printable(str(path))}: name a file, since results appear when complete")
         if path.name.lower() in (ERRORS, RUN):
             raise UsageError(f"cannot write {printable(str(path))}: that name is taken by what is written beside it")
 
 
+def _is_device(path: Path) -> bool:
+    """Whether a path leads to a device or an open stream, such as /dev/stdout, which may itself be a file."""
+    places = [path.absolute()]
+    while places[-1].is_symlink() and len(places) < 40:
+        places.append(places[-1].parent / places[-1].readlink())
+    return any(place.parts[1:2] in (("dev",), ("proc",)) for place in places) and os.name == "posix"
+
+
+def _open_streams() -> None:
+    """Give every standard stream that is closed the null device, so that no file of ours takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            if getattr(sys, name) is None:
+                setattr(sys, name, os.fdopen(number, mode, closefd=False))
+                CLOSED.add(name)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit status (see ``EXAMPLES``)."""
+    _open_streams()
     options = _arguments(argv)
     output = ROOT / f"{RESULTS}.{options.format}" if options.output is None else Path(options.output)
     try:
@@ -464,13 +542,13 @@ def main(argv: list[str] | None = None) -> int:
             return _list(options, folder, names)
         if options.model is None:
             asked = options.tasks or {"gender": TASKS["gender"]}
-            tasks = {task: Model(model) for task, model in asked.items()}
+            tasks = load_tasks(asked)
         else:
             model = Model(options.model)
             tasks = {"label" if model.classes else "age": model}
         if options.min_confidence and not any(model.classes for model in tasks.values()):
             raise UsageError("--min-confidence is for labels, and ages alone were asked for")
-        read, failed = process_folder(
+        read, failed, skipped = process_folder(
             folder,
             output,
             tasks=tasks,
@@ -492,7 +570,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"process.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"process.py: {error.strerror or error}: {printable(str(error.filename or output))}", file=sys.stderr)
+        where = error.filename or ("standard output" if options.listed is not None else output)
+        print(f"process.py: {error.strerror or error}: {printable(str(where))}", file=sys.stderr)
         return 2
     except MemoryError:
         print("process.py: not enough memory; try a smaller --batch-size", file=sys.stderr)
@@ -505,6 +584,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     models = " and ".join(printable(model.name) for model in tasks.values())
     print(f"{_count(read, 'photo')} labelled by {models} -> {printable(str(output))}")
+    if skipped:
+        print(f"{_count(skipped, 'file')} skipped: not pictures (listed in {RUN})", file=sys.stderr)
     if failed:
         errors = printable(str(output.with_name(ERRORS)))
         print(f"{_count(failed, 'file')} could not be read -> {errors}", file=sys.stderr)

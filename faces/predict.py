@@ -336,6 +336,8 @@ def _see_batch(folder, names, frames, see, max_pixels) -> list:
     for name in names:
         path = os.path.join(folder, name)  # noqa: PTH118 (a Path a photo costs time)
         try:
+            if "\0" in name:
+                raise images.ImageError("a name with a NUL within, which no file has")
             mode = os.stat(path).st_mode  # noqa: PTH116
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise images.ImageError("a pipe or device, not a file")  # reading it could wait for ever

@@ -4,6 +4,7 @@ Needs the standard library only (and pyarrow for Parquet). A record is what is k
 
     {"faces": [{"gender": "male", "gender_probability": 0.98, "box": [12, 30, 80, 98], "score": 0.999}, …]}
     {"error": "truncated JPEG"}
+    {"skipped": "not a picture in a known format"}
 
 A picture that was taken as a crop of one face has one face without a box.
 """
@@ -13,16 +14,27 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from errno import ENOSPC
+from errno import EACCES, EAGAIN, ENOSPC
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from faces.files import whole_file
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
+
+VERSION = 2  # of the journal; another version's is not gone on with
+LOCKED_BYTE = 1 << 40  # of the journal, far beyond what SQLite reads: locks of Windows keep others from reading
+ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 FORMATS = ("json", "jsonl", "csv", "parquet")
 NO_FACE = "no_face"  # what stands for a picture in which no face was found
 
@@ -34,32 +46,49 @@ class JournalError(Exception):
 class Journal:
     """The records of a run, on disk, so that neither memory nor a killed process is a limit.
 
-    A SQLite file beside the results; a batch is in it whole or not at all. Names are kept as the bytes that they are on
-    the disk.
+    A SQLite file beside the results; a batch is in it whole or not at all. It is locked while it is open, so that two
+    runs cannot write the same results; SQLite's own locks are not used, since many network shares have none. Names are
+    kept as the bytes that they are on the disk.
 
     Parameters
     ----------
-    path : of the file; it goes when the run is complete.
-    settings : anything JSON can hold that decides what a record says.
-    resume : go on from what is there, if it was made with the same settings; otherwise what is there is dropped.
+    path : path
+        Of the file; it goes when the run is complete.
+    settings : dict
+        Everything that decides what a record says.
+    resume : bool
+        Go on from what is there, if it was made with the same settings; otherwise it is dropped.
 
     Raises
     ------
-    JournalError : ``resume``, and what is there was made with other settings, or is no journal.
-    OSError : the folder cannot be written.
+    JournalError
+        Another run has it open; or ``resume``, and it was made with other settings or is no journal.
+    OSError
+        The folder cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, settings: dict, *, resume: bool = False):
-        self.path, text = Path(path), json.dumps(settings, sort_keys=True)
-        if not resume:
-            self.delete()
+        self.path, text = Path(path), json.dumps({"journal": VERSION, **settings}, sort_keys=True)
+        self.lock = _lock(self.path)
+        try:
+            if not resume:
+                self._delete_parts()
+                os.truncate(self.path, 0)
+            self._open(text)
+        except BaseException:
+            self.lock.close()
+            raise
+
+    def _open(self, settings: str) -> None:
         with _as_oserror(self.path):
-            self.store = sqlite3.connect(self.path, isolation_level=None)
+            place = self.path.absolute().as_uri() + "?nolock=1"
+            self.store = sqlite3.connect(place, isolation_level=None, uri=True)
             try:
+                self.store.execute("PRAGMA locking_mode=EXCLUSIVE")  # the journal's log then needs no shared memory
                 self.store.execute("PRAGMA journal_mode=WAL")
                 self.store.execute("PRAGMA synchronous=NORMAL")
                 self.store.execute("CREATE TABLE IF NOT EXISTS about (settings TEXT)")
-                shape = "(name BLOB PRIMARY KEY, failed INTEGER, record TEXT) WITHOUT ROWID"
+                shape = "(name BLOB PRIMARY KEY, kind TEXT, record TEXT) WITHOUT ROWID"
                 self.store.execute(f"CREATE TABLE IF NOT EXISTS records {shape}")
                 found = self.store.execute("SELECT settings FROM about").fetchone()
             except sqlite3.DatabaseError as error:
@@ -69,16 +98,21 @@ class Journal:
                     ) from None
                 raise
             if found is None:
-                self.store.execute("INSERT INTO about VALUES (?)", [text])
-            elif found[0] != text:
+                self.store.execute("INSERT INTO about VALUES (?)", [settings])
+            elif changed := _differences(json.loads(found[0]), json.loads(settings)):
+                self.store.close()
+                if "journal" in changed:
+                    raise JournalError(
+                        f"cannot resume: another version of this program wrote {self.path}. Leave --resume out to start anew"
+                    )
                 raise JournalError(
-                    f"the run that was cut short had other options or models: give the same ones to go on, or leave "
-                    f"--resume out to start anew ({self.path})"
+                    f"cannot resume: options or models differ from the interrupted run ({', '.join(changed)}). "
+                    f"Use the same ones, or leave --resume out to start anew ({self.path})"
                 )
 
     def add(self, records: Iterable[tuple[str, dict]]) -> None:
         """Keep a batch of (name, record), whole or not at all."""
-        rows = [(os.fsencode(name), "error" in record, json.dumps(record)) for name, record in records]
+        rows = [(os.fsencode(name), next(iter(record)), json.dumps(record)) for name, record in records]
         with _as_oserror(self.path):
             self.store.execute("BEGIN")
             try:
@@ -93,13 +127,13 @@ class Journal:
         found = self.store.execute("SELECT 1 FROM records WHERE name = ?", [os.fsencode(name)])
         return found.fetchone() is not None
 
-    def count(self, *, failed: bool) -> int:
-        """How many files were read, or could not be."""
-        return self.store.execute("SELECT count(*) FROM records WHERE failed = ?", [failed]).fetchone()[0]
+    def count(self, kind: str) -> int:
+        """Number of files of a kind: "faces" (read), "error" or "skipped"."""
+        return self.store.execute("SELECT count(*) FROM records WHERE kind = ?", [kind]).fetchone()[0]
 
-    def records(self, *, failed: bool) -> Iterator[tuple[str, dict]]:
-        """(name, record) in plain order of the names."""
-        rows = self.store.execute("SELECT name, record FROM records WHERE failed = ? ORDER BY name", [failed])
+    def records(self, kind: str) -> Iterator[tuple[str, dict]]:
+        """(name, record) of the files of a kind, in plain order of the names."""
+        rows = self.store.execute("SELECT name, record FROM records WHERE kind = ? ORDER BY name", [kind])
         for name, record in rows:
             yield os.fsdecode(name), json.loads(record)
 
@@ -107,11 +141,41 @@ class Journal:
         """Let go of the file; with ``delete`` it goes."""
         self.store.close()
         if delete:
-            self.delete()
+            self._delete_parts()
+            with suppress(PermissionError):  # Windows deletes no open file
+                self.path.unlink(missing_ok=True)
+        self.lock.close()
+        if delete:
+            self.path.unlink(missing_ok=True)
 
-    def delete(self) -> None:
-        for ending in ("", "-wal", "-shm", "-journal"):
+    def _delete_parts(self) -> None:
+        for ending in ("-wal", "-shm", "-journal"):
             Path(f"{self.path}{ending}").unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """The open file, locked until it is closed or the process ends; JournalError if another process has it."""
+    while True:
+        file = path.open("ab")
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                file.seek(LOCKED_BYTE)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno in (EAGAIN, EACCES):
+                file.close()
+                raise JournalError(f"another run is writing there: it has {path} open. Name another --output") from None
+            # A share without locks: two runs at once are then the user's to avoid.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # the run that had it has just ended and deleted it
+
+
+def _differences(before: dict, now: dict) -> list[str]:
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
 
 
 class _as_oserror:
@@ -206,13 +270,41 @@ class JsonObject:
 
 
 def as_json(value) -> str:
-    """JSON in UTF-8, with what is not UTF-8 (in a file's name) escaped: os.fsencode turns it back into its bytes."""
-    text = json.dumps(value, ensure_ascii=False)
+    """JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def escaped(name: str) -> str:
+    r"""A file's name as text that every reader of UTF-8 accepts.
+
+    Bytes that are not UTF-8 become ``\xNN`` and backslashes in such a name are doubled. So is a name escaped that
+    holds ``\xNN`` itself: a name in the results was escaped exactly if it holds that.
+
+    >>> escaped("caf\udce9.jpg"), escaped("café.jpg")
+    ('caf\\xe9.jpg', 'café.jpg')
+    """
     try:
-        text.encode("utf-8")
+        name.encode("utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(value)
-    return text
+        pass
+    else:
+        if not ESCAPE.search(name):
+            return name
+    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+
+
+class _UnixLines:
+    """Takes rows as csv.writer ends them for Windows, and ends them with a line feed.
+
+    With "\r\n" as its line ending the writer quotes names that hold either character, which before Python 3.13 it
+    does for those of its own line ending alone.
+    """
+
+    def __init__(self, file: IO[str]):
+        self.file = file
+
+    def write(self, row: str) -> None:
+        self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def write(
@@ -233,9 +325,10 @@ def write(
     ModuleNotFoundError : Parquet without pyarrow.
     """
     said = {"tasks": tasks, "confidence": confidence, "boxes": boxes}
+    records = ((escaped(name), record) for name, record in records)
     if form == "parquet":
         return _write_parquet(records, Path(path), tasks, ages)
-    with whole_file(path, errors="backslashreplace" if form == "csv" else "strict") as file:
+    with whole_file(path) as file:
         if form == "json":
             whole = JsonObject(file)
             for name, record in records:
@@ -245,7 +338,7 @@ def write(
             for name, record in records:
                 file.write(as_json({"file": name, **record}) + "\n")
         elif form == "csv":
-            writer = csv.DictWriter(file, list(columns(tasks, ages)), lineterminator="\n")
+            writer = csv.DictWriter(_UnixLines(file), list(columns(tasks, ages)))
             writer.writeheader()
             writer.writerows(row for name, record in records for row in rows(name, record, tasks))
         else:
@@ -263,8 +356,6 @@ def _write_parquet(records, path: Path, tasks: list[str], ages: Iterable[str]) -
     try:
         with parquet.ParquetWriter(partial, schema) as writer:
             while part := list(islice(flat, 10_000)):
-                for row in part:  # Parquet's text is UTF-8
-                    row["file"] = row["file"].encode("utf-8", "backslashreplace").decode()
                 writer.write_table(pa.Table.from_pylist(part, schema))
         partial.replace(path)
     except BaseException:
