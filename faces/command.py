@@ -310,19 +310,24 @@ def read_names(file: IO[bytes]) -> Iterator[str]:
     ------
     UsageError : the list is UTF-16.
     """
-    rest = file.read(3)
+    rest, end, left_out = b"", None, b""
+    while len(rest) < len(codecs.BOM_UTF8) and (block := file.read(1 << 16)):
+        rest += block
     if rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UsageError("the list of paths is UTF-16: save it as UTF-8")
-    rest, end, left_out = rest.removeprefix(codecs.BOM_UTF8), None, b""
-    while block := file.read(1 << 16):
-        rest += block
+    rest = rest.removeprefix(codecs.BOM_UTF8)
+    while True:
         if end is None and (b"\0" in rest or b"\n" in rest):
             end = b"\0" if b"\0" in rest else b"\n"
-            left_out = b"\r" if rest.partition(end)[0].endswith(b"\r") and end == b"\n" else b""
+            left_out = b"\r" if end == b"\n" and rest.partition(end)[0].endswith(b"\r") else b""
         if end:
             *whole, rest = rest.split(end)
             yield from (os.fsdecode(name) for line in whole if (name := line.removesuffix(left_out)))
-    yield from (os.fsdecode(name) for line in rest.split(b"\n") if (name := line.removesuffix(left_out)))
+        if not (block := file.read(1 << 16)):
+            break
+        rest += block
+    if name := rest.removesuffix(left_out):
+        yield os.fsdecode(name)
 
 
 # ----------------------------------------------------------------------------------------------- the arguments
@@ -456,7 +461,7 @@ def load_tasks(asked: Mapping[str, str]) -> dict[str, Model]:
     tasks = {task: Model(model) for task, model in asked.items()}
     for task, model in tasks.items():
         answers = sorted(model.classes) if model.classes else None
-        if task in TASKS and answers != ANSWERS[task]:
+        if task in TASKS and asked[task] != TASKS[task] and answers != ANSWERS[task]:
             said = " or ".join(answers) if answers else "with an age"
             raise UsageError(f"{printable(model.name)} answers {said}, not {task}: give the task another name")
     return tasks

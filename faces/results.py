@@ -103,7 +103,7 @@ class Journal:
                 self.store.close()
                 if "journal" in changed:
                     raise JournalError(
-                        f"cannot resume: another version of this program wrote {self.path}. Leave --resume out to start anew"
+                        f"cannot resume: {self.path} is of another version. Leave --resume out to start anew"
                     )
                 raise JournalError(
                     f"cannot resume: options or models differ from the interrupted run ({', '.join(changed)}). "

@@ -46,7 +46,7 @@ def results(tool):
         path.unlink()
 
 
-def process(tool, *arguments, prelude=None, **environment):
+def process(tool, *arguments, prelude=None, stdout=subprocess.PIPE, **environment):
     """Run process.py on crops, after the line of Python ``prelude`` if there is one."""
     command = [sys.executable, tool / "process.py", *arguments]
     command += [] if "--faces" in arguments else ["--faces", "crop"]
@@ -54,7 +54,8 @@ def process(tool, *arguments, prelude=None, **environment):
         command[1:2] = ["-c", f"{prelude}; import runpy; runpy.run_path('process.py', run_name='__main__')"]
     done = subprocess.run(
         command,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
         timeout=TIMEOUT,
@@ -149,10 +150,75 @@ def test_a_name_that_is_not_utf8(tool, results, tmp_path):
     done = process(tool, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("caf\\udce8 😀.jpg: empty file\n")
-    assert [os.fsencode(name) for name in json.loads(results.read_text("utf-8"))] == [b"caf\xe9.jpg"]
-    assert [os.fsencode(name) for name in json.loads(errors_beside(results).read_text("utf-8"))] == [
-        b"caf\xe8 \xf0\x9f\x98\x80.jpg"
-    ]
+    assert json.loads(results.read_text("utf-8")) == {r"caf\xe9.jpg": "red"}
+    assert list(json.loads(errors_beside(results).read_text("utf-8"))) == [r"caf\xe8 😀.jpg"]
+
+
+@posix
+def test_folder_and_output_whose_names_are_not_utf8(tool, tmp_path):
+    folder, output = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / os.fsdecode(b"r\xe9.json")
+    picture(folder / "a.jpg", "red")
+    done = process(tool, folder, "--output", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(output.read_text("utf-8")) == {"a.jpg": "red"}
+    run = json.loads((tmp_path / "process_run.json").read_text("utf-8"))
+    assert run["output"] == r"r\xe9.json" and run["options"]["folder"].endswith(r"/caf\xe9")
+    assert len(list(tmp_path.iterdir())) == 3  # and no journal
+
+
+def test_what_is_no_picture_is_skipped_and_counted(tool, results, tmp_path):
+    picture(tmp_path / "a.jpg", "red")
+    picture(tmp_path / "photo without suffix", "blue")
+    (tmp_path / "a.xmp").write_text("<x:xmpmeta/>")
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(100))
+    page = tmp_path / "report.html"
+    for _ in range(2):  # the second time its own report lies there
+        done = process(tool, tmp_path, "--html", page)
+        assert done.returncode == 0
+        assert json.loads(results.read_text()) == {"a.jpg": "red", "photo without suffix": "blue"}
+    run = json.loads((tool / "process_run.json").read_text())
+    assert run["files"] == {"read": 2, "failed": 0, "skipped": 4}
+    assert run["skipped"] == ["a.txt", "a.xmp", "clip.mp4", "report.html"]
+    assert "4 files skipped" in done.stderr
+    (tmp_path / "b.jpg").write_text("no picture, though named like one")
+    assert process(tool, tmp_path).returncode == 1
+
+
+@posix
+def test_outputs_that_are_streams_are_refused(tool, tmp_path):
+    picture(tmp_path / "photos" / "a.jpg", "red")
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    log = tmp_path / "log"
+    log.write_text("earlier\n")
+    for output in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", tmp_path / "link"):
+        with log.open("a") as file:
+            done = process(tool, tmp_path / "photos", "--output", output, stdout=file)
+        assert done.returncode == 2 and "name a file" in done.stderr
+    assert log.read_text() == "earlier\n"
+
+
+@posix
+def test_closed_streams(tool, results, tmp_path):
+    picture(tmp_path / "a.jpg", "red")
+    (tmp_path / "b.jpg").write_text("no picture")
+    command = f"{sys.executable} {tool / 'process.py'}"
+    crops = f"{tmp_path} --faces crop"
+
+    def shell(line):
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=TIMEOUT)
+        return done.returncode, done.stdout, done.stderr
+
+    assert shell(f"{command} {crops} --list red 2>&-") == (1, f"{tmp_path}/a.jpg\n", "")
+    status, _, complaint = shell(f"{command} {crops} --list red >&-")
+    assert status == 2 and complaint.count("\n") == 1 and "standard output" in complaint
+    status, _, complaint = shell(f"{command} - <&-")
+    assert status == 2 and complaint.count("\n") == 1 and "standard input" in complaint
+    assert shell(f"{command} {crops} >&- 2>&-")[0] == 1
+    assert json.loads(results.read_text()) == {"a.jpg": "red"}
+    if Path("/dev/full").exists():
+        status, _, complaint = shell(f"{command} {crops} --list red >/dev/full")
+        assert status == 2 and "standard output" in complaint.splitlines()[-1]
 
 
 def test_a_terminal_that_cannot_show_the_name(tool, tmp_path):
@@ -173,8 +239,8 @@ def troubled(tmp_path):
     picture(tmp_path / "good_2.jpg", "blue", (400, 300))
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good_2.jpg").read_bytes()[:-200])
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "notes.txt").write_text("not a picture")
-    bad = {"cut.jpg": "", "empty.jpg": "empty file", "notes.txt": "not a picture in a known format"}
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    bad = {"cut.jpg": "", "empty.jpg": "empty file", "notes.jpg": "not a picture in a known format"}
     if os.name != "nt":
         (tmp_path / "dangling.jpg").symlink_to("nowhere.jpg")
         (tmp_path / "self.jpg").symlink_to("self.jpg")
@@ -249,7 +315,7 @@ def test_refusals(tool, results, tmp_path, arguments, complaint):
 def test_help(tool):
     done = process(tool, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) < 60
+    assert len(done.stdout.splitlines()) < 64
     assert "\n  python process.py photos --recursive " in done.stdout
 
 

@@ -1,8 +1,12 @@
 """What a run found is kept batch by batch and takes every form that the schema allows, and no other."""
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from faces import results
@@ -86,9 +90,9 @@ def test_a_journal_keeps_whole_batches_in_order_of_names(tmp_path):
     assert "b" in journal and "é" in journal and "c" not in journal
     journal.close()
     again = results.Journal(tmp_path / "j", {"a": 1}, resume=True)
-    assert [name for name, _ in again.records(failed=False)] == ["a\udce9", "b"]
-    assert list(again.records(failed=True)) == [("é", {"error": "gone"})]
-    assert (again.count(failed=False), again.count(failed=True)) == (2, 1)
+    assert [name for name, _ in again.records("faces")] == ["a\udce9", "b"]
+    assert list(again.records("error")) == [("é", {"error": "gone"})]
+    assert [again.count(kind) for kind in ("faces", "error", "skipped")] == [2, 1, 0]
     again.close(delete=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -106,5 +110,63 @@ def test_a_full_disk_is_an_oserror(tmp_path):
     with pytest.raises(OSError, match="No space left") as error:
         journal.add((f"{number:05}", CROP) for number in range(10_000))
     assert error.value.filename == str(tmp_path / "j")
-    assert journal.count(failed=False) == 0  # the batch is not there in part
+    assert journal.count("faces") == 0  # the batch is not there in part
     journal.close()
+
+
+def test_two_runs_cannot_have_one_journal(tmp_path):
+    first = results.Journal(tmp_path / "j", {})
+    first.add([("a", CROP)])
+    for resume in (False, True):
+        with pytest.raises(results.JournalError, match="another run is writing there"):
+            results.Journal(tmp_path / "j", {}, resume=resume)
+    first.close()
+    second = results.Journal(tmp_path / "j", {}, resume=True)
+    assert second.count("faces") == 1
+    second.close(delete=True)
+
+
+def test_a_journal_of_another_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "VERSION", 1)
+    results.Journal(tmp_path / "j", {}).close()
+    monkeypatch.undo()
+    with pytest.raises(results.JournalError, match="is of another version"):
+        results.Journal(tmp_path / "j", {}, resume=True)
+
+
+def test_a_journal_where_there_are_no_file_locks(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(results.fcntl or results.msvcrt, "flock" if results.fcntl else "locking", unsupported)
+    journal = results.Journal(tmp_path / "j", {})
+    journal.add([("a", CROP)])
+    assert journal.count("faces") == 1
+    journal.close(delete=True)
+
+
+def test_escaped_names_are_utf8_and_tell_their_bytes():
+    for name in ("a.jpg", "é", "a\\b", os.fsdecode(b"caf\xe9"), r"caf\xe9", os.fsdecode(b"a\\b\xe9")):
+        text = results.escaped(name)
+        text.encode("utf-8")
+        if re.search(r"\\x[0-9a-f]{2}", text):  # the rule that the README gives
+            back = re.sub(r"\\(\\|x..)", lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), text)
+        else:
+            back = text
+        assert back == name
+
+
+@pytest.mark.parametrize("form", results.FORMATS)
+def test_every_reader_takes_every_name(tmp_path, form):
+    names = ["a\rb.jpg", os.fsdecode(b"caf\xe9.jpg"), "line\nbreak.jpg", 'quo"te, comma.jpg']
+    path = tmp_path / "out"
+    results.write([(name, CROP) for name in names], path, form, tasks=["gender", "age"], ages=["age"])
+    content = path.read_bytes()
+    if form == "parquet":
+        read = pd.read_parquet(path)["file"].tolist()
+    elif form == "csv":
+        read = pd.read_csv(path)["file"].tolist()
+    else:
+        lines = path.read_text("utf-8").rstrip("\n").split("\n")
+        read = list(json.loads(content)) if form == "json" else [json.loads(line)["file"] for line in lines]
+    assert read == [results.escaped(name) for name in names]
