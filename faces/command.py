@@ -590,7 +590,7 @@ def main(argv: list[str] | None = None) -> int:
     models = " and ".join(printable(model.name) for model in tasks.values())
     print(f"{_count(read, 'photo')} labelled by {models} -> {printable(str(output))}")
     if skipped:
-        print(f"{_count(skipped, 'file')} skipped: not pictures (listed in {RUN})", file=sys.stderr)
+        print(f"{_count(skipped, 'file')} skipped, by name and content no picture (see {RUN})", file=sys.stderr)
     if failed:
         errors = printable(str(output.with_name(ERRORS)))
         print(f"{_count(failed, 'file')} could not be read -> {errors}", file=sys.stderr)
