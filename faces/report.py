@@ -100,7 +100,7 @@ def _thumbnails(path: str, faces: list[dict]) -> list[str]:
     for face in faces:
         if "box" in face:
             left, top, right, bottom = (edge * scale for edge in face["box"])
-            place = finding.margin(finding.Face(left, top, right, bottom, 1.0, ((0, 0), (0, 0))))
+            place = finding.margin(finding.Face(left, top, right, bottom))
             small = finding.cut(picture, place, SIDE)
         else:
             small = picture.copy()

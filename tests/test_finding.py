@@ -121,6 +121,17 @@ def test_min_face_finds_smaller_faces_of_large_pictures_and_drops_others(astrona
     assert found == {None: 1, 25: 2, 60: 1, 200: 0}
 
 
+def test_a_small_face_is_cut_from_a_second_decoding_within_max_pixels(astronaut, tmp_path):
+    scene = Image.new("RGB", (4000, 3000), (90, 120, 90))
+    scene.paste(astronaut.resize((170, 170), Image.Resampling.BILINEAR), (3000, 2000))
+    scene.save(tmp_path / "large.jpg", quality=95)
+    detector = finding.Detector(predict.ARTIFACTS / "face_finder", min_face=25)
+    [face], _ = finding.look(tmp_path / "large.jpg", FRAME, detector, max_pixels=12_000_000)
+    assert middle(face) == pytest.approx((3074, 2040), abs=8)
+    with pytest.raises(images.ImageError):
+        finding.look(tmp_path / "large.jpg", FRAME, detector, max_pixels=100_000)
+
+
 def test_min_score_is_the_lowest_of_the_scores(detector, astronaut):
     [face] = detector.find(astronaut)
     assert finding.Detector(predict.ARTIFACTS / "face_finder", min_score=face.score + 0.01).find(astronaut) == []
