@@ -162,6 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         own = {} if options.address else {"include_dashboard": False}
         if own:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in HOME
+            # Where much else runs, Ray's processes may need longer than its 15 s to find each other.
+            os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
         ray.init(address=options.address, log_to_driver=False, ignore_reinit_error=True, **own)
         done = run(options.source, options.target, tasks=options.tasks, faces=options.faces, workers=options.workers)
     except (UsageError, OSError, ValueError) as error:
