@@ -172,7 +172,7 @@ def runner(*arguments):
     ("arguments", "message"),
     [
         (["--only", "77"], "no notebook begins with '77'; there are 01_explore_gender_data"),
-        (["--profile", "huge"], "no profile 'huge'; there are demo, full"),
+        (["--profile", "huge"], "no profile 'huge'; there are demo, "),
         (
             ["-p", "epoch", "3"],
             "none of these notebooks has a parameter 'epoch'; they have accepted_risk, artifacts_dir",

@@ -44,7 +44,7 @@ def tasks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(tasks):
-    with TestClient(serve.create_app(tasks)) as client:
+    with TestClient(serve.create_app(tasks, faces="crop")) as client:
         yield client
 
 
@@ -100,7 +100,7 @@ def test_health_metrics_docs_and_page(client):
 
 
 def test_without_a_glasses_model_that_path_is_not_there(tasks):
-    with TestClient(serve.create_app({"age": tasks["age"]})) as client:
+    with TestClient(serve.create_app({"age": tasks["age"]}, faces="crop")) as client:
         assert client.post("/glass_no_glass/", **form(RED)).status_code == 404
 
 
@@ -268,7 +268,7 @@ def free_port():
 def test_the_command_serves_until_it_is_stopped(tasks):
     port = free_port()
     wanted = ",".join(f"{task}={model.folder}" for task, model in tasks.items())
-    command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", wanted]
+    command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", wanted, "--faces", "crop"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=predict.ROOT, env=os.environ) as server:
         try:
             base = f"http://127.0.0.1:{port}"

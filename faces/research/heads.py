@@ -245,6 +245,7 @@ Head = Classes | Years
 def from_dict(about: Mapping) -> Head:
     """The head that ``asdict`` made this of.
 
+    >>> from dataclasses import asdict
     >>> from_dict(asdict(Classes("gender", ("female", "male")))).classes
     ('female', 'male')
     """
