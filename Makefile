@@ -49,8 +49,7 @@ notebooks: $(VENV)/.full
 
 train: $(VENV)/.full
 	@test -n $(call quoted,$(DATA)) || { echo "Say where the photos are: make train DATA=dir (dir/class_one/*.jpg, dir/class_two/*.jpg)"; exit 2; }
-	$(BIN)/python -m faces.recipes $(call quoted,$(DATA)) $(if $(NAME),--name $(call quoted,$(NAME))) \
-		$(if $(EPOCHS),--epochs $(call quoted,$(EPOCHS))) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS)))
+	$(BIN)/python -m faces.recipes $(call quoted,$(DATA)) $(if $(NAME),--name $(call quoted,$(NAME))) $(if $(EPOCHS),--epochs $(call quoted,$(EPOCHS))) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS)))
 
 train-simpsons: CONFIG ?= configs/simpsons.yaml
 train-simpsons: $(VENV)/.full
