@@ -162,7 +162,7 @@ def bootstrap(
 
     Returns
     -------
-    (value, low, high); NaNs for no photos. Of truth values on which all groups agree, so that all draws are the same, the
+    (value, low, high); NaNs for no photos. Of truth values on which all groups agree, so that all draws are alike, the
     interval is Wilson's for as many trials as there are groups.
 
     >>> [round(figure, 2) for figure in bootstrap([True, True, True, True])]
