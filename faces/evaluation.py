@@ -162,18 +162,18 @@ def bootstrap(
 
     Returns
     -------
-    (value, low, high); NaNs for no photos. Where values of 0 and 1 leave nothing to draw, since all groups agree, the
+    (value, low, high); NaNs for no photos. Of truth values on which all groups agree, so that all draws are alike, the
     interval is Wilson's for as many trials as there are groups.
 
-    >>> [round(figure, 2) for figure in bootstrap([1, 1, 1, 1])]
+    >>> [round(figure, 2) for figure in bootstrap([True, True, True, True])]
     [1.0, 0.51, 1.0]
     """
-    values = np.asarray(values, float)
+    values = np.asarray(values)
+    proportion, values = statistic is None and values.dtype == bool, values.astype(float)
     if not len(values):
         return (np.nan,) * 3
     codes = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     sums, counts = np.bincount(codes, values), np.bincount(codes).astype(float)
-    proportion = statistic is None and np.isin(values, (0, 1)).all()
     statistic = statistic or (lambda total, count: total / count)
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
@@ -316,7 +316,8 @@ def told(figures: Mapping) -> list[str]:
         absent = [name for name in figures["classes"] if name not in shown]
         line = f"{source}: {accuracy['value']:.1%} of {about['photos']:,} test photos right"
         if about["groups"] < FEW:
-            line = f"{source}: {about['photos']:,} test photos, too few to tell how good it is"
+            right = round(accuracy["value"] * about["photos"])
+            line = f"{source}: {right} of {about['photos']:,} test photos right, too few to tell how good it is"
         else:
             line += f" (95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
         lines.append(line + (f"; none shows {', '.join(absent)}: nothing is known of those" if absent else ""))

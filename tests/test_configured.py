@@ -148,3 +148,10 @@ def test_macro_f1_and_its_interval():
     assert value == pytest.approx(configured.scores(frame)["f1"]) and low < value < high
     alone = configured.f1_interval(frame.assign(group=0))
     assert alone[0] == alone[1] == alone[2]  # one group cannot vary
+
+
+def test_macro_f1_of_a_class_that_the_test_lacks():
+    frame = pd.DataFrame({"label": list("aaaabbbb"), "predicted": list("aaacbbbc"), "group": range(8)})
+    frame["correct"] = frame["label"] == frame["predicted"]
+    assert configured.f1_interval(frame)[0] == pytest.approx(6 / 7)  # F1 of a and of b: 3 found, 1 missed
+    assert configured.scores(frame)["f1"] == pytest.approx(6 / 7)

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -270,6 +271,168 @@ def test_files_that_are_no_images_are_ignored(tmp_path):
     (tmp_path / "empty.csv").touch()
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
     assert known(data.read(tmp_path)["name"]) == ["female/1.jpg", "male/1.jpg"]
+
+
+MACHINE_MADE = [".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", ".Trash-1000"]
+MACHINE_MADE += ["lost+found", "System Volume Information"]
+
+
+@pytest.mark.parametrize("folder", MACHINE_MADE)
+@pytest.mark.parametrize("subsets", [False, True])
+def test_folders_that_systems_make_are_neither_classes_nor_photos(tmp_path, folder, subsets):
+    names = ["train/cats/1.jpg", "test/dogs/2.jpg"] if subsets else ["cats/1.jpg", "dogs/2.jpg"]
+    put(tmp_path, *names, f"{folder}/1.jpg", f"{names[0].rpartition('/')[0]}/{folder}/1.jpg", f"{folder}/cats/3.jpg")
+    put(tmp_path, names[0].replace("1.jpg", ".trashed-1.jpg"))
+    manifest = data.read(tmp_path)
+    assert column(manifest, "label") == dict(zip(names[:2], ["cats", "dogs"], strict=True)) and len(manifest) == 2
+    said = data.describe(manifest)
+    assert f"{folder}/" in said and "1 hidden images" in said and "cats 1" in said and "dogs 1" in said
+
+
+def test_what_lies_beside_train_and_test_is_no_class(tmp_path):
+    put(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "test/cats/2.jpg", "docs/screenshot.png", "banner.png")
+    manifest = data.read(tmp_path)
+    assert sorted(manifest["label"]) == ["cats", "cats", "dogs"]
+    assert "left out: 2 images beside its folders of " in data.describe(manifest)
+    put(tmp_path / "vehicles", "train/1.jpg", "car/2.jpg")
+    assert known(data.read(tmp_path / "vehicles")["label"]) == ["car", "train"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_linked_class_folders_are_followed_and_circles_are_not(tmp_path):
+    put(tmp_path / "store", "cats/1.jpg", "dogs/deep/2.jpg")
+    put(tmp_path / "one", "birds/3.jpg")
+    for link, target in {"one/cats": "store/cats", "one/dogs": "store/dogs", "store/cats/up": "one"}.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    (tmp_path / "one/fish").symlink_to(tmp_path / "gone")
+    (tmp_path / "one/again").symlink_to(tmp_path / "store/cats")
+    manifest = data.read(tmp_path / "one")
+    assert sorted(manifest["label"]) == ["again", "birds", "dogs"]  # links in order: again is cats
+    said = data.describe(manifest)
+    assert "cats (a link to what is read already)" in said and "fish (a link to nothing)" in said
+
+
+def test_photos_with_utkface_names_that_somebody_sorted(tmp_path):
+    put(tmp_path, *(f"{folder}/{name}" for folder, name in zip(["beard", "no_beard"], REGULAR, strict=True)))
+    manifest = data.read(tmp_path)
+    assert sorted(manifest["label"]) == ["beard", "no_beard"] and not {"gender", "age"} & set(manifest)
+
+
+@pytest.mark.parametrize(
+    "classes", [("boy", "girl", "man", "woman"), ("girl", "woman"), ("man", "woman"), ("female", "male", "other")]
+)
+def test_classes_keep_their_names(tmp_path, classes):
+    put(tmp_path / "people", *(f"{name}/1.jpg" for name in classes))
+    assert sorted(data.read(tmp_path / "people")["label"]) == list(classes)
+    put(tmp_path / "table", *(f"{name}.jpg" for name in classes))
+    table(tmp_path / "table", "labels.csv", "file,label\n" + "".join(f"{name}.jpg,{name}\n" for name in classes))
+    manifest = data.read(tmp_path / "table")
+    assert sorted(manifest["label"]) == list(classes) and "gender" not in manifest
+
+
+def test_genders_join_photos_that_have_one(tmp_path):
+    put(tmp_path / "faces", *REGULAR)
+    put(tmp_path / "women", "Female/1.jpg")
+    manifest = data.read([tmp_path / "faces", tmp_path / "women"])
+    assert sorted(manifest["gender"]) == ["female", "female", "male"] and "label" not in manifest
+    put(tmp_path / "cats", "cats/1.jpg")
+    manifest = data.read([tmp_path / "faces", tmp_path / "cats"])
+    assert known(manifest["label"].dropna()) == ["cats"] and manifest["gender"].isna().sum() == 1
+
+
+def test_a_column_of_genders(tmp_path):
+    put(tmp_path, *(f"{number}.jpg" for number in range(4)))
+    for given, expected in {
+        ("man", "woman", "NA", ""): ["male", "female", None, None],
+        ("boy", "girl", "man", "woman"): ["boy", "girl", "man", "woman"],
+        ("M", "Female", "f", "other"): ["male", "female", "female", "other"],
+        ("0", "1", "1", "0"): ["0", "1", "1", "0"],
+    }.items():
+        rows = "".join(f"{number}.jpg,{name}\n" for number, name in enumerate(given))
+        table(tmp_path, "labels.csv", "file,gender\n" + rows)
+        assert known(data.read(tmp_path)["gender"]) == expected
+
+
+def test_only_an_empty_field_is_missing(tmp_path):
+    words = ["None", "NA", "null", "nan", "N/A", ""]
+    put(tmp_path, *(f"{number}.jpg" for number in range(len(words))))
+    rows = "".join(f"{number}.jpg,{word},{word or 30},{word}\n" for number, word in enumerate(words))
+    table(tmp_path, "labels.csv", "file,region,age,identity\n" + rows)
+    manifest = data.read(tmp_path)
+    assert known(manifest["region"]) == [*words[:-1], None]
+    assert known(manifest["age"]) == [None] * 5 + [30]  # nobody is NA years old, or the person None
+    assert known(manifest["identity"]) == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 1, 1], ["0", "1", "1"]),
+        ([True, False, True], ["True", "False", "True"]),
+        ([0.0, None, 1.0], ["0", None, "1"]),
+        (["TRUE", "false", ""], ["True", "False", None]),
+        (["01", "1.5", "2.0"], ["01", "1.5", "2.0"]),
+    ],
+)
+def test_numbers_and_truth_values_are_names_of_classes(tmp_path, values, expected):
+    assert known(data.class_names(pd.Series(values).replace("", None))) == expected
+    put(tmp_path, "0.jpg", "1.jpg", "2.jpg")
+    frame = pd.DataFrame({"file": ["0.jpg", "1.jpg", "2.jpg"], "smile": values})
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    assert known(data.read(tmp_path)["smile"]) == expected
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+def test_a_csv_of_any_separator_and_code(tmp_path, separator, code):
+    put(tmp_path, "a.jpg", "b.jpg")
+    text = "File Name,Label,Real Age\na.jpg, Käse,31\nb.jpg,Brot,4\n".replace(",", separator)
+    (tmp_path / "LABELS.CSV").write_bytes(text.encode(code))
+    manifest = data.read(tmp_path)
+    assert known(manifest["label"]) == ["Käse", "Brot"]
+    assert known(manifest["age"]) == [31, 4]
+
+
+def test_a_german_csv_from_excel(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    table(tmp_path, "labels.csv", "sep=;\nfile;age;label;\na.jpg;31,5;x;\nb.jpg;4;y;\n")
+    manifest = data.read(tmp_path)
+    assert known(manifest["age"]) == [31.5, 4] and known(manifest["label"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("classes.csv", b"id,name\n0,cats\n1,dogs\n", "classes.csv names 2 files, the first cats, not found"),
+        ("notes.csv", b"Bild;Klasse\na;b\n", "notes.csv has no column `file`, .* in its first line: Bild, Klasse"),
+        ("broken.csv", b'file,label\n"a.jpg,cats\n', "broken.csv cannot be read as CSV"),
+        ("list.csv", b"file\ncats/a.jpg\n", "list.csv names files and says nothing of them"),
+        ("binary.csv", bytes(range(256)), "binary.csv is not text"),
+        ("meta.txt", b"camera: phone\n", "meta.txt, entry 1: not a file's name and 0 or 1"),
+    ],
+)
+def test_other_files_stop_no_class_folders_and_are_named_where_there_are_none(tmp_path, name, content, reason):
+    put(tmp_path, "cats/a.jpg", "dogs/b.jpg")
+    (tmp_path / name).write_bytes(content)
+    manifest = data.read(tmp_path)
+    assert sorted(manifest["label"]) == ["cats", "dogs"]
+    assert re.search(reason, data.describe(manifest))
+    put(tmp_path, "loose.jpg")
+    with pytest.raises(data.LayoutError, match=reason):
+        data.read(tmp_path)
+
+
+def test_photos_that_a_csv_does_not_name_are_counted(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    table(tmp_path, "labels.csv", "file,path,label\na.jpg,other/x.jpg,x\nb.jpg,,\nc.jpg,,y\n")
+    manifest = data.read(tmp_path)
+    assert known(manifest["path"]) == [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    assert data.describe(manifest, "label") == (
+        f"{tmp_path.name}: 3 images by labels.csv\n  left out: 1 images that labels.csv do not name\n"
+        "label: x 1, y 1; 1 images have none"
+    )
+    scanned = data.scan(manifest)
+    assert data.describe(scanned).startswith(f"{tmp_path.name}: 3 images by labels.csv\n")
 
 
 @pytest.mark.parametrize("make", [None, "file"])

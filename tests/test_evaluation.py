@@ -62,6 +62,36 @@ def test_bootstrap_is_seeded_and_takes_nothing_for_nothing():
     assert np.isnan(evaluation.bootstrap([])).all()
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_where_all_groups_agree_the_interval_is_wilsons(right):
+    value, low, high = evaluation.bootstrap(np.full(40, right), np.arange(40) // 4)
+    width = 1.96**2 / (10 + 1.96**2)  # of ten groups, not of forty photos
+    expected = (1.0, 1 - width, 1.0) if right else (0.0, 0.0, width)
+    assert (value, low, high) == pytest.approx(expected, abs=1e-3)
+    one = evaluation.bootstrap(np.array([True, False, True]), np.zeros(3))
+    assert one[0] == pytest.approx(2 / 3) and one[2] - one[1] > 0.5  # one group tells next to nothing
+    assert evaluation.bootstrap([0, 0])[1:] == (0.0, 0.0)  # differences are no shares
+
+
+def figures_of(truth, said, classes):
+    frame = pd.DataFrame({"label": list(truth), "source": "pets", "group": range(len(truth))})
+    logits = 9.0 * (np.array(list(said))[:, None] == np.array(list(classes)))
+    frame = evaluation.predictions(frame, logits, list(classes), "label")
+    return {"label": "label", "classes": list(classes), **evaluation.by_source(frame, ["label"])}
+
+
+def test_too_few_test_photos_and_absent_classes_are_told():
+    assert evaluation.told(figures_of("", "", "cd")) == ["no test photos: nothing is known of how good it is"]
+    [line] = evaluation.told(figures_of("c", "c", "cd"))
+    assert line == (
+        "pets: 1 of 1 test photos right, too few to tell how good it is; none shows d: nothing is known of those"
+    )
+    [line] = evaluation.told(figures_of("c" * 20, "c" * 20, "cd"))
+    assert line.startswith("pets: 100.0% of 20 test photos right (95 % interval 83.9% to 100.0%); none shows d")
+    [line] = evaluation.told(figures_of("cd" * 10, "cc" * 10, "cd"))
+    assert line.startswith("pets: 50.0% of 20 test photos right (95 % interval") and "none" not in line
+
+
 def test_by_group_counts_every_photo_once_and_names_the_unknown():
     table, _ = frame()
     groups = evaluation.by_group(table, "source")

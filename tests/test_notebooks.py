@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 import yaml
 
@@ -210,3 +211,20 @@ def test_publish_needs_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "RESULTS", tmp_path / "results")
     with pytest.raises(notebooks.RunnerError, match="run the notebook on photos first"):
         notebooks.publish("01", tmp_path)
+
+
+def test_paths_are_meant_from_where_the_notebook_was_started(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert notebooks.at_root("mine", "figures") == [str(tmp_path / "mine"), "figures"]
+    assert Path.cwd() == notebooks.ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "message"), [("empty", "no picture in .*empty"), ("gone", "no such folder: gone")])
+def test_notebook_09_says_what_is_wrong_with_its_folder(tmp_path, folder, given, message):
+    (tmp_path / "empty").mkdir()
+    parameters = {"pictures_dir": given, "model": str(folder), "figures_dir": str(tmp_path)}
+    [path] = notebooks.find(["09"])
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        papermill.execute_notebook(str(path), None, parameters, cwd=str(tmp_path), progress_bar=False)

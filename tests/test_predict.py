@@ -97,10 +97,25 @@ def test_listing_stays_in_the_folder(tree):
 
 
 @posix
-def test_links_to_files_count_and_links_to_folders_are_not_followed(tree):
+def test_links_to_files_count_and_circles_are_not_followed(tree):
     (tree / "a" / "up").symlink_to(tree)
     (tree / "z.jpg").symlink_to(tree / "a.jpg")
     assert list(predict.find_files(tree, recursive=True)) == sorted([*TREE, "z.jpg"])
+
+
+@posix
+def test_linked_folders_are_listed_once(tmp_path):
+    for name in ["store/cats/1.jpg", "store/dogs/2.jpg", "all/own/3.jpg"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    links = {"all/cats": "store/cats", "all/more": "store", "all/own/up": "all", "store/dogs/back": "all/own"}
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    expected = ["cats/1.jpg", "more/dogs/2.jpg", "own/3.jpg"]
+    assert list(predict.find_files(tmp_path / "all", recursive=True)) == expected
+    assert list(predict.find_files(tmp_path / "all")) == []
+    (tmp_path / "whole").symlink_to(tmp_path / "all")
+    assert list(predict.find_files(tmp_path / "whole", recursive=True)) == expected
 
 
 @posix

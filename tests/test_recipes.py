@@ -1,6 +1,7 @@
 """The published recipe on a handful of drawn faces: trains, resumes, publishes, and refuses plainly."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,8 +117,10 @@ def test_the_command_trains_on_class_folders_for_process_py(home, capsys):
     (photos / "male").rename(photos / "dogs")
     assert recipes.main([str(photos), *QUICK]) == 0
     said = capsys.readouterr()
-    assert "python process.py DIR --model smileys" in said.out and "test photos" in said.out
-    assert "left out:" in said.err  # the broken files that demo draws
+    assert "python process.py DIR --model smileys" in said.out and "test photos right" in said.out
+    assert re.search(r"\d of \d+ test photos right, too few to tell how good it is", said.out)
+    assert re.match(r"smileys: \d+ images by class folders\nlabel: (cats|dogs) \d+, ", said.err)
+    assert "left out:" in said.err
     folder = home / "artifacts" / "smileys"
     history = pd.read_csv(folder / "history.csv")
     assert {"train_loss", "train_acc", "val_loss", "val_acc"} <= set(history) and len(history) == 1
@@ -145,6 +148,32 @@ def test_the_command_refuses_in_one_line(home, drawn_faces, capsys, arguments, m
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("faces.recipes: ") and message in last
     assert not Path(home / "artifacts").exists()
+
+
+@pytest.mark.parametrize("values", [["0", "1"], ["1.0", "0.0", ""], ["TRUE", "FALSE"]])
+def test_numbers_and_truth_values_of_a_csv_are_classes(home, capsys, monkeypatch, values):
+    def stop(manifest, **_):
+        raise ValueError(f"classes {recipes.classes(manifest, 'smile')}")
+
+    monkeypatch.setattr(data, "prepare", stop)
+    (home / "smiles").mkdir()
+    for number in range(6):
+        (home / "smiles" / f"{number}.jpg").touch()
+    rows = (f"{number}.jpg,{values[number % len(values)]}" for number in range(6))
+    (home / "smiles" / "labels.csv").write_text("\n".join(["file,smile", *rows]))
+    assert recipes.main([str(home / "smiles"), "--label", "smile", *QUICK]) == 2
+    names = ["False", "True"] if "TRUE" in values else ["0", "1"]
+    assert f"classes {names}" in (said := capsys.readouterr().err)
+    assert said.startswith("smiles: 6 images by labels.csv\nsmile: ")
+
+
+def test_one_class_is_refused_before_any_photo_is_opened(home, capsys, monkeypatch):
+    monkeypatch.setattr(data, "scan", lambda *_, **__: pytest.fail("photos were opened"))
+    photos = demo.make(home / "smiles", 3, layout="class_folders", size=48)
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.jpg"))
+    (photos / "labels.csv").write_text("\n".join(["file,smile", *(f"{name},1" for name in names)]))
+    assert recipes.main([str(photos), "--label", "smile", *QUICK]) == 2
+    assert "two classes are needed; `smile` has 1: 1" in capsys.readouterr().err
 
 
 def test_weights_that_cannot_be_had_are_told_before_any_photo_is_opened(home, drawn_faces, capsys, monkeypatch):
