@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from faces import __version__, finding, images
-from faces.command import looked_for, seer, tasks_of
+from faces.command import load_tasks, looked_for, seer, tasks_of
 from faces.predict import TASKS, Age, Model, Prediction, UsageError, entry, frames_of, place
 
 try:
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     if min(options.batch_size, options.waiting) < 1:
         parser.error("--batch-size and --waiting are numbers from 1")
     try:
-        tasks = {task: Model(model) for task, model in options.tasks.items()}
+        tasks = load_tasks(options.tasks)
         app = create_app(tasks, batch_size=options.batch_size, waiting=options.waiting, faces=options.faces)
     except UsageError as error:
         print(f"faces.serve: {error}", file=sys.stderr)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -177,8 +176,13 @@ def test_many_machines(guarded, tmp_path):
     wanted = ["--tasks", f"colour={tmp_path / 'tiny'}", "--workers", "1"]
     # Ray gives up when its own processes take more than 15 s to start, as they may where much else runs.
     for last in (False, False, True):
-        with suppress(() if last else AssertionError):
+        try:
             guarded.run("-m", "faces.scale", "samples", tmp_path / "answers", *wanted)
             break
+        except AssertionError as error:
+            if "timed out during startup" not in str(error):
+                raise
+            if last:
+                pytest.skip("Ray's own processes did not start in time, three times")
     assert list((tmp_path / "answers").glob("*.parquet"))
     guarded.check()
