@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from faces import images, results
-from faces.command import looked_for, seer, tasks_of
+from faces.command import load_tasks, looked_for, seer, tasks_of
 from faces.predict import TASKS, Model, UsageError, entry, frames_of, place, printable
 
 try:
@@ -119,8 +119,7 @@ def run(
     UsageError : no such folder or model, or ``target`` holds something already.
     """
     tasks = dict(tasks or {"gender": TASKS["gender"]})
-    for model in tasks.values():
-        Model(model)  # a wrong name should fail here, not on every machine
+    load_tasks(tasks)  # a wrong name should fail here, not on every machine
     system, path = fsspec.core.url_to_fs(target)
     if system.exists(path) and system.ls(path):
         raise UsageError(f"{printable(target)} holds something already; name another folder")

@@ -34,6 +34,7 @@ try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from starlette.datastructures import UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
+    from starlette.requests import ClientDisconnect
 except ImportError as missing:
     raise ImportError(
         f"the service needs {missing.name}, which is not installed: pip install '.[serve]' brings all it needs"
@@ -256,6 +257,9 @@ def create_app(
         except HTTPException as error:
             status = error.status_code
             raise
+        except ClientDisconnect:
+            status = 499  # the client hung up: nobody reads this, and it is no failure of the service
+            raise HTTPException(status, "the client hung up") from None
         except images.ImageError as error:
             status = 422
             raise HTTPException(422, str(error)) from None
@@ -279,6 +283,7 @@ def create_app(
             answer = (await ask(request))[1]["glasses"]
             return {"answer": "glass" if answer.label == "glasses" else "no_glass"}
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict:
         """That it is up, and what answers."""
@@ -289,6 +294,7 @@ def create_app(
         """Counts and times in the format of Prometheus."""
         return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"))

@@ -297,3 +297,27 @@ def test_the_command_serves_until_it_is_stopped(tasks):
 def test_an_unknown_model_is_one_line(capsys):
     assert serve.main(["--tasks", "glasses=nowhere"]) == 2
     assert capsys.readouterr().err.startswith("faces.serve: no model 'nowhere'")
+
+
+def test_head_answers_and_a_client_that_hangs_up_is_no_failure(tasks):
+    app = serve.create_app(tasks, faces="crop")
+    sent = []
+
+    async def post():
+        scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/predict", "raw_path": b"/predict"}
+        scope |= {"query_string": b"", "headers": [(b"content-type", b"image/jpeg")], "client": None, "server": None}
+        incoming = iter([{"type": "http.request", "body": RED[:10], "more_body": True}, {"type": "http.disconnect"}])
+
+        async def receive():
+            return next(incoming)
+
+        async def send(message):
+            sent.append(message)
+
+        await app({**scope, "scheme": "http", "root_path": "", "asgi": {"version": "3.0"}}, receive, send)
+
+    with TestClient(app) as client:
+        assert client.head("/health").status_code == client.head("/").status_code == 200
+        asyncio.run(post())
+        metrics = client.get("/metrics").text
+    assert 'status="499"' in metrics and 'status="500"' not in metrics

@@ -31,7 +31,7 @@ from faces import augment, data, evaluation, trust
 from faces.export import TERMS, versions
 from faces.files import write_json
 from faces.images import ImageError
-from faces.research import batches, export, heads, networks, splits, training, years
+from faces.research import batches, export, heads, networks, training, years
 from faces.research.batches import CACHE, Batches
 
 FORBID = ConfigDict(extra="forbid")
@@ -614,7 +614,7 @@ def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Setti
 
 def prepare(settings: Settings, cache: str | os.PathLike = CACHE) -> pd.DataFrame:
     """The manifest of a settings file: read, scanned, grouped, split as frozen; one age for near duplicates."""
-    manifest = splits.prepare(settings.data, stratify=settings.stratify, seed=settings.seed, cache=cache)
+    manifest = data.prepare(settings.data, stratify=settings.stratify, seed=settings.seed, cache=cache)
     manifest = years.merge_duplicates(data.usable(manifest).query("split != 'excluded'"))
     if settings.limit:
         shuffled = manifest.sample(frac=1, random_state=settings.seed)
