@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +74,33 @@ class Steps:
         """
         wanted = {"inputs": [_content(table) for table in inputs], "settings": _plain(settings)}
         kept = self.index().get(step)
-        if changes := _changes(kept, wanted, settings):
+        changes = _changes(kept, wanted, settings)
+        if self.computes and not changes and kept.get("folders", self.folders) != self.folders:
+            changes = "other photos than before"
+        if changes:
             if not self.computes:
                 raise StaleResult(
                     f"{self.folder / 'index.json'}, step {step}: {changes}. Undo the change, or compute it again: "
                     "set data_dirs to folders of photos"
                 )
-            self.write(step, function(*inputs, **settings), wanted | {"function": function.__name__})
+            self.write(
+                step, function(*inputs, **settings), wanted | {"function": function.__name__, "folders": self.folders}
+            )
         self._asked.append(step)
         return self.read(step)  # what was written, so that computing and reading show the same digits
+
+    @cached_property
+    def folders(self) -> str:
+        """A hash of where the photos lie, their sizes and times of change: a run on other photos computes anew."""
+        digest = hashlib.sha256()
+        for folder in self.data_dirs:
+            for place, below, files in os.walk(folder):
+                below.sort()
+                for name in sorted(files):
+                    state = os.lstat(os.path.join(place, name))  # noqa: PTH118 (a Path a photo costs time)
+                    line = f"{place}/{name} {state.st_size} {state.st_mtime_ns}\n"
+                    digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
 
     def index(self) -> dict[str, dict]:
         """What is kept, by step: settings, hashes of input and output tables, commit."""
@@ -164,7 +184,7 @@ def publish(run: Steps, folder: Path) -> None:
         for name, table in (tables if isinstance(tables, dict) else {"": tables}).items():
             hidden = [column for column in table if column in PRIVATE]
             clean[name] = table.drop(columns=hidden).sample(frac=1, random_state=0) if hidden else table
-        public.write(step, clean, about)
+        public.write(step, clean, {key: value for key, value in about.items() if key != "folders"})
 
 
 def _content(value: Any) -> Any:

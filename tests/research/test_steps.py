@@ -132,3 +132,24 @@ def test_relative_folders_are_found_from_any_working_folder(house, monkeypatch):
 def test_never_imports_torch():
     code = "import sys, faces.research.steps; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_other_photos_are_computed_anew(house):
+    seen = []
+
+    def look(folders):
+        seen.append(folders)
+        return photos(folders)
+
+    def run(*folders):
+        steps.open("01", [str(house / name) for name in folders], house / "runs")("photos", look, list(folders))
+
+    run("photos")
+    run("photos")
+    assert len(seen) == 1
+    (house / "photos" / "new.jpg").touch()
+    run("photos")
+    (house / "others").mkdir()
+    (house / "others" / "a.jpg").touch()
+    run("others")
+    assert len(seen) == 3
