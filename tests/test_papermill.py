@@ -17,7 +17,7 @@ def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
     photos = demo.make(tmp_path / "photos", 120, layout="class_folders", size=64)
     given = {"data_dirs": str(photos), "artifacts_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache")}
     given |= {"figures_dir": str(tmp_path / "figures")}
-    given |= {"run_dir": str(tmp_path / "runs"), "epochs": 1}
+    given |= {"run_dir": str(tmp_path / "runs"), "out_dir": str(tmp_path / "runs"), "epochs": 1}
     quick = notebooks.read_profile("demo")
     for path in notebooks.find(["01", "02", "05", "06"]):
         own = {name: value for name, value in quick[path.stem].items() if not name.endswith(("_dirs", "_dir"))}
