@@ -22,6 +22,7 @@ from errno import EACCES, EAGAIN, ENOSPC
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote_from_bytes
 
 from faces.files import whole_file
 
@@ -81,8 +82,7 @@ class Journal:
 
     def _open(self, settings: str) -> None:
         with _as_oserror(self.path):
-            place = self.path.absolute().as_uri() + "?nolock=1"
-            self.store = sqlite3.connect(place, isolation_level=None, uri=True)
+            self.store = sqlite3.connect(_without_locks(self.path), isolation_level=None, uri=True)
             try:
                 self.store.execute("PRAGMA locking_mode=EXCLUSIVE")  # the journal's log then needs no shared memory
                 self.store.execute("PRAGMA journal_mode=WAL")
@@ -151,6 +151,12 @@ class Journal:
     def _delete_parts(self) -> None:
         for ending in ("-wal", "-shm", "-journal"):
             Path(f"{self.path}{ending}").unlink(missing_ok=True)
+
+
+def _without_locks(path: Path) -> str:
+    """URI that has SQLite lock nothing, but keep its write-ahead log, which ``nolock=1`` would do without."""
+    place = quote_from_bytes(os.fsencode(path.absolute().as_posix()))
+    return f"file://{'' if place[0] == '/' else '/'}{place}?vfs={'win32' if os.name == 'nt' else 'unix'}-none"
 
 
 def _lock(path: Path) -> IO[bytes]:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import sqlite3
 from pathlib import Path
 
 import pandas as pd
@@ -132,6 +133,27 @@ def test_a_journal_of_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(results.JournalError, match="is of another version"):
         results.Journal(tmp_path / "j", {}, resume=True)
+
+
+def test_a_journal_as_earlier_versions_wrote_it_is_refused(tmp_path):
+    store = sqlite3.connect(tmp_path / "j", isolation_level=None)
+    store.execute("PRAGMA journal_mode=WAL")
+    store.execute("CREATE TABLE about (settings TEXT)")
+    store.execute("CREATE TABLE records (name BLOB PRIMARY KEY, failed INTEGER, record TEXT) WITHOUT ROWID")
+    store.execute("INSERT INTO about VALUES ('{}')")
+    store.close()
+    with pytest.raises(results.JournalError, match="is of another version"):
+        results.Journal(tmp_path / "j", {}, resume=True)
+    results.Journal(tmp_path / "j", {}).close(delete=True)
+
+
+def test_a_journal_has_a_log_so_that_a_batch_does_not_wait_for_the_disk(tmp_path):
+    journal = results.Journal(tmp_path / "50% a?b#c", {})
+    journal.add([("a", CROP)])
+    assert journal.store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["50% a?b#c", "50% a?b#c-wal"]
+    journal.close(delete=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_journal_where_there_are_no_file_locks(tmp_path, monkeypatch):
