@@ -44,6 +44,13 @@ KEPT = 64  # files that are put into the journal at once
 NO_PICTURE = re.compile("not a picture|not a photo|^empty")  # what images.ImageError says of other files
 CLOSED: set[str] = set()  # standard streams that were closed when the program started
 SKIPPED_NAMES = 1000  # that process_run.json lists at most
+# Suffixes of pictures that are not read, RAW photos above all: such a file is an error and not skipped.
+UNREAD = re.compile(
+    r"\.(jxl|jp2|j2k|jpx|jxr|apng|mpo|pbm|pnm|dib|tga|pcx|psd|svg|exr|hdr|hif|heics"
+    r"|dng|cr2|cr3|crw|nef|nrw|arw|sr2|srf|orf|rw2|raf|pef|srw|raw|3fr|iiq|x3f)$",
+    re.IGNORECASE,
+)
+TEXT = bytes({*b"\t\n\f\r\x1b", *range(32, 127), *range(128, 256)})  # what text consists of
 # Keys of the results: a task of such a name would overwrite them.
 RESERVED = {"file", "face", "faces", "error", "skipped", "box", "score", "label", "probability"}
 RESERVED |= {"left", "top", "right", "bottom"}
@@ -114,7 +121,7 @@ def process_folder(
     asked = {"folder": results.escaped(os.path.realpath(folder)), "faces": faces, "least": least}
     if faces != "crop":
         asked |= {"min_face": min_face, "min_score": min_score}
-    models = {task: {"name": model.name, "sha256": model.sha256} for task, model in tasks.items()}
+    models = {task: {"name": results.escaped(model.name), "sha256": model.sha256} for task, model in tasks.items()}
     journal = results.Journal(_journal(output), asked | {"models": models}, resume=resume)
     try:
         todo = (name for name in names if name not in journal) if resume else names
@@ -122,11 +129,11 @@ def process_folder(
         title = " and ".join(printable(model.name) for model in tasks.values())
         bar = tqdm(unit="photo", desc=title, disable=None if progress and sys.stderr else True, leave=False)
         with bar:
-            while part := [(name, _sorted_out(name, record)) for name, record in islice(said, KEPT)]:
+            while part := [(name, _sorted_out(folder, name, record)) for name, record in islice(said, KEPT)]:
                 journal.add(part)
                 for name, record in part:
                     if "error" in record:
-                        tqdm.write(printable(f"{name}: {record['error']}"), file=sys.stderr)
+                        _complain(printable(f"{name}: {record['error']}"))
                 bar.update(len(part))
         read, failed, skipped = (journal.count(kind) for kind in ("faces", "error", "skipped"))
         ages = [task for task, model in tasks.items() if not model.classes]
@@ -157,12 +164,40 @@ def process_folder(
     return read, failed, skipped
 
 
-def _sorted_out(name: str, record: dict) -> dict:
+def _sorted_out(folder: str, name: str, record: dict) -> dict:
     """The record; of a file that neither by its suffix nor by its content is a picture ``{"skipped": why}``."""
-    named_so = os.path.splitext(name)[1].lower() in images.SUFFIXES  # noqa: PTH122 (a Path a photo costs time)
-    if "error" in record and not named_so and NO_PICTURE.search(record["error"]):
+    if "error" not in record or Path(name).suffix.lower() in images.SUFFIXES or UNREAD.search(name):
+        return record
+    if NO_PICTURE.search(record["error"]) or _is_text(Path(folder, name)):
         return {"skipped": record["error"]}
     return record
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins with text, though it may begin as a picture does: "BM" is also how a BMP begins."""
+    try:
+        if not path.is_file():  # opening a pipe could wait for ever
+            return False
+        with path.open("rb") as file:
+            return not file.read(4096).translate(None, TEXT)
+    except (OSError, ValueError):
+        return False
+
+
+def _complain(line: str) -> None:
+    """Print a line on stderr; where that cannot be written the line is lost, not the run."""
+    try:
+        if sys.stderr:
+            tqdm.write(line, file=sys.stderr)
+            sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: IO[str]) -> None:
+    """Lead a stream that cannot be written to nowhere, or Python would fail at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Enough(Exception):
@@ -170,7 +205,8 @@ class _Enough(Exception):
 
 
 def _journal(output: Path) -> Path:
-    return output.with_name(f".{output.name}.journal")
+    real = Path(os.path.realpath(output))  # two runs may reach one file by different links
+    return real.with_name(f".{real.name}.journal")
 
 
 def _write_errors(journal: results.Journal, path: Path, failed: int) -> None:
@@ -180,7 +216,7 @@ def _write_errors(journal: results.Journal, path: Path, failed: int) -> None:
     with whole_file(path) as file:
         errors = results.JsonObject(file)
         for name, record in journal.records("error"):
-            errors.add(results.escaped(name), record["error"])
+            errors.add(results.escaped(name), printable(record["error"]))
         errors.close()
 
 
@@ -249,10 +285,10 @@ def list_folder(
     see = seer(looked_for(faces, [model]), min_face=min_face, min_score=min_score)
     said = records({"label": model}, folder, names, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
     for name, record in said:
-        if "skipped" in _sorted_out(name, record):
+        if "skipped" in _sorted_out(os.fspath(folder), name, record):
             continue
         if "error" in record:
-            print(printable(f"{name}: {record['error']}"), file=sys.stderr)
+            _complain(printable(f"{name}: {record['error']}"))
             failed += 1
             continue
         read += 1
@@ -304,30 +340,52 @@ def read_names(file: IO[bytes]) -> Iterator[str]:
     """Paths from a pipe, one a line, or each with a NUL after it where the first of them has one (``find -print0``).
 
     Names are bytes: one that is not UTF-8 stays what it is. An empty line is no name. What Windows adds is left out:
-    a mark at the beginning, and carriage returns where the first line ends in one.
+    a mark at the beginning, and a carriage return at the end of a line unless there is a file of that name.
 
     Raises
     ------
-    UsageError : the list is UTF-16.
+    UsageError : the list is UTF-16 or cannot be read.
     """
-    rest, end, left_out = b"", None, b""
-    while len(rest) < len(codecs.BOM_UTF8) and (block := file.read(1 << 16)):
-        rest += block
-    if rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    beginning = b""
+    while len(beginning) < 8 and (block := _read(file)):
+        beginning += block
+    if _is_utf16(beginning):
         raise UsageError("the list of paths is UTF-16: save it as UTF-8")
-    rest = rest.removeprefix(codecs.BOM_UTF8)
+    return _names(beginning.removeprefix(codecs.BOM_UTF8), file)
+
+
+def _names(rest: bytes, file: IO[bytes]) -> Iterator[str]:
+    end = None
     while True:
         if end is None and (b"\0" in rest or b"\n" in rest):
             end = b"\0" if b"\0" in rest else b"\n"
-            left_out = b"\r" if end == b"\n" and rest.partition(end)[0].endswith(b"\r") else b""
         if end:
             *whole, rest = rest.split(end)
-            yield from (os.fsdecode(name) for line in whole if (name := line.removesuffix(left_out)))
-        if not (block := file.read(1 << 16)):
+            yield from filter(None, (_name(line, end) for line in whole))
+        if not (block := _read(file)):
             break
         rest += block
-    if name := rest.removesuffix(left_out):
-        yield os.fsdecode(name)
+    if name := _name(rest, end):
+        yield name
+
+
+def _name(line: bytes, end: bytes | None) -> str:
+    name = os.fsdecode(line)
+    return name[:-1] if name.endswith("\r") and end != b"\0" and not os.path.lexists(name) else name
+
+
+def _is_utf16(beginning: bytes) -> bool:
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
+    # Without that mark every other byte of ASCII is a NUL; so it is in a list of one-letter names, which has no lines.
+    return b"\n" in beginning and any(not any(beginning[at:8:2]) for at in (0, 1))
+
+
+def _read(file: IO[bytes]) -> bytes:
+    try:
+        return file.read(1 << 16)
+    except OSError as error:
+        raise UsageError(f"the list of paths cannot be read: {error.strerror or error}") from None
 
 
 # ----------------------------------------------------------------------------------------------- the arguments
@@ -426,10 +484,12 @@ def tasks_of(text: str) -> dict[str, str]:
     """Task -> model, from what ``--tasks`` was given."""
     asked: dict[str, str] = {}
     for part in text.split(","):
-        task, chosen, model = part.strip().partition("=")
-        if task in asked:
+        task, chosen, model = (piece.strip() for piece in part.partition("="))
+        if not task.isprintable():
+            raise argparse.ArgumentTypeError(f"{printable(task)} cannot be the name of a task: give it a printable one")
+        if task.lower() in map(str.lower, asked):  # some readers of tables do not tell large letters from small ones
             raise argparse.ArgumentTypeError(f"{task!r} is asked for twice")
-        if task in RESERVED or task.endswith(SUFFIXES_OF_ANSWERS):
+        if task.lower() in RESERVED or task.lower().endswith(SUFFIXES_OF_ANSWERS):
             reserved = ", ".join([*sorted(RESERVED), *("…" + ending for ending in SUFFIXES_OF_ANSWERS)])
             raise argparse.ArgumentTypeError(
                 f"{task!r} is a key of the results; name the task otherwise than {reserved}"
@@ -516,10 +576,15 @@ def _check(options: argparse.Namespace, output: Path) -> None:
 
 def _is_device(path: Path) -> bool:
     """Whether a path leads to a device or an open stream, such as /dev/stdout, which may itself be a file."""
-    places = [path.absolute()]
-    while places[-1].is_symlink() and len(places) < 40:
-        places.append(places[-1].parent / places[-1].readlink())
-    return any(place.parts[1:2] in (("dev",), ("proc",)) for place in places) and os.name == "posix"
+    for _ in range(40):  # links at most
+        folder = Path(os.path.realpath(path.parent))
+        if os.name == "posix" and (str(folder) in ("/dev", "/dev/fd") or folder.is_relative_to("/proc")):
+            return True
+        path = folder / path.name
+        if not path.is_symlink():
+            break
+        path = folder / path.readlink()
+    return False
 
 
 def _open_streams() -> None:
@@ -572,28 +637,33 @@ def main(argv: list[str] | None = None) -> int:
             max_pixels=options.max_pixels,
         )
     except (UsageError, results.JournalError) as error:
-        print(f"process.py: {error}", file=sys.stderr)
+        _complain(f"process.py: {printable(str(error))}")
         return 2
     except OSError as error:
         where = error.filename or ("standard output" if options.listed is not None else output)
-        print(f"process.py: {error.strerror or error}: {printable(str(where))}", file=sys.stderr)
+        _complain(f"process.py: {error.strerror or error}: {printable(str(where))}")
         return 2
     except MemoryError:
-        print("process.py: not enough memory; try a smaller --batch-size", file=sys.stderr)
+        _complain("process.py: not enough memory; try a smaller --batch-size")
         return 2
     except (KeyboardInterrupt, RuntimeError) as error:
         # An interrupt that strikes while Python waits for a lock comes out as its failure to release that lock.
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        print("process.py: interrupted; the same command with --resume goes on from here", file=sys.stderr)
+        _complain("process.py: interrupted; the same command with --resume goes on from here")
         return 130
     models = " and ".join(printable(model.name) for model in tasks.values())
-    print(f"{_count(read, 'photo')} labelled by {models} -> {printable(str(output))}")
+    try:
+        print(f"{_count(read, 'photo')} labelled by {models} -> {printable(str(output))}", flush=True)
+    except OSError as error:  # the results are there all the same
+        _discard(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"process.py: {error.strerror or error}: standard output")
     if skipped:
-        print(f"{_count(skipped, 'file')} skipped, by name and content no picture (see {RUN})", file=sys.stderr)
+        _complain(f"{_count(skipped, 'file')} skipped, by name and content no picture (see {RUN})")
     if failed:
         errors = printable(str(output.with_name(ERRORS)))
-        print(f"{_count(failed, 'file')} could not be read -> {errors}", file=sys.stderr)
+        _complain(f"{_count(failed, 'file')} could not be read -> {errors}")
     return 1 if failed else 0
 
 
@@ -615,8 +685,7 @@ def _list(options: argparse.Namespace, folder: str, names: Iterable[str] | None)
             end="\0" if options.null else "\n",
         )
     except BrokenPipeError:  # whoever read has seen enough, as `head` has
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return 141  # what a shell says of a program that the signal SIGPIPE ended
     return 1 if failed else 0
 

@@ -209,9 +209,61 @@ def test_names_are_split_wherever_the_pipe_breaks(block):
     assert list(command.read_names(Pipe(b"a.jpg\r\nb.jpg\r\n\r\nc"))) == ["a.jpg", "b.jpg", "c"]
     assert list(command.read_names(Pipe(b"\xef\xbb\xbfa.jpg\n"))) == ["a.jpg"]
     assert list(command.read_names(Pipe(b"a\r\0b\n\0"))) == ["a\r", "b\n"]
+    assert list(command.read_names(Pipe(b"a.jpg\nb.jpg\r\n"))) == ["a.jpg", "b.jpg"]
+    assert list(command.read_names(Pipe(b"a\0b\0c\0d\0e\0"))) == ["a", "b", "c", "d", "e"]
     assert list(command.read_names(Pipe(b""))) == []
     with pytest.raises(predict.UsageError, match="UTF-16"):
-        list(command.read_names(Pipe("a.jpg\n".encode("utf-16"))))
+        command.read_names(Pipe("a.jpg\n".encode("utf-16")))
+
+
+@pytest.mark.parametrize("form", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_list_in_utf16_is_refused_with_or_without_its_mark(form):
+    with pytest.raises(predict.UsageError, match="UTF-16"):
+        command.read_names(io.BytesIO("a.jpg\nb.jpg\n".encode(form)))
+
+
+@posix
+def test_a_name_that_ends_in_a_carriage_return_is_itself_where_it_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a\r").touch()
+    assert list(command.read_names(io.BytesIO(b"a\r\nb\r\n"))) == ["a\r", "b"]
+
+
+def test_a_list_that_cannot_be_read_is_told(tmp_path):
+    with (
+        (tmp_path / "list").open("wb") as file,
+        pytest.raises(predict.UsageError, match="list of paths cannot be read"),
+    ):
+        command.read_names(file)
+
+
+@posix
+def test_two_runs_cannot_reach_one_output_by_a_link(photos, model, tmp_path):
+    (tmp_path / "link.json").symlink_to("labels.json")
+    journal = results.Journal(command._journal(tmp_path / "labels.json"), {})
+    for name in ("labels.json", "link.json"):
+        with pytest.raises(results.JournalError, match="another run is writing there"):
+            command.process_folder(photos, tmp_path / name, tasks={"colour": model})
+    journal.close(delete=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_skipped"),
+    [
+        ("notes.md", b"BMW and others: a list\n", True),
+        ("notes", "P6 is a street in K\u00f6ln\n".encode("latin-1"), True),
+        ("a.xmp", "<x/>".encode("utf-16"), True),
+        ("cut.txt", b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0", False),
+        ("a.NEF", b"\0\1\2 whatever", False),
+        ("a.jxl", b"words", False),
+        ("a.jpg", b"words", False),
+    ],
+)
+def test_only_what_is_no_picture_by_suffix_and_content_is_skipped(model, tmp_path, name, content, is_skipped):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / name).write_bytes(content)
+    counts = command.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model})
+    assert counts == (0, not is_skipped, is_skipped)
 
 
 def test_a_name_with_a_nul_is_an_error_of_that_name(photos, model, tmp_path):
@@ -219,7 +271,9 @@ def test_a_name_with_a_nul_is_an_error_of_that_name(photos, model, tmp_path):
     assert command.process_folder("", tmp_path / "labels.json", tasks={"colour": model}, names=names) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("task", ["box", "score", "file", "left", "probability", "gender_low", "age_interval"])
+@pytest.mark.parametrize(
+    "task", ["box", "score", "file", "left", "probability", "gender_low", "age_interval", "Box", " box ", "A_Low"]
+)
 def test_a_task_may_not_be_named_like_a_key_of_the_results(task, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["photos", "--tasks", f"{task}=gender_cnn"])
@@ -472,6 +526,8 @@ def test_a_task_alone_is_plain_and_tells_the_same_beside_others(photos, tmp_path
     [
         ("height", "no task 'height'; there are gender, age, glasses, or name a model: TASK=MODEL"),
         ("gender,gender", "'gender' is asked for twice"),
+        ("gender,Gender=gender_cnn", "'Gender' is asked for twice"),
+        ("caf\udce9=gender_cnn", "caf\\udce9 cannot be the name of a task"),
         ("", "no task ''"),
         ("gender,", "no task ''"),
         ("gender=", "no task 'gender='"),

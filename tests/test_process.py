@@ -191,7 +191,8 @@ def test_outputs_that_are_streams_are_refused(tool, tmp_path):
     (tmp_path / "link").symlink_to("/dev/stdout")
     log = tmp_path / "log"
     log.write_text("earlier\n")
-    for output in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", tmp_path / "link"):
+    (tmp_path / "fd").symlink_to("/dev/fd")
+    for output in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", tmp_path / "link", tmp_path / "fd" / "1"):
         with log.open("a") as file:
             done = process(tool, tmp_path / "photos", "--output", output, stdout=file)
         assert done.returncode == 2 and "name a file" in done.stderr
@@ -218,7 +219,13 @@ def test_closed_streams(tool, results, tmp_path):
     assert json.loads(results.read_text()) == {"a.jpg": "red"}
     if Path("/dev/full").exists():
         status, _, complaint = shell(f"{command} {crops} --list red >/dev/full")
-        assert status == 2 and "standard output" in complaint.splitlines()[-1]
+        assert (status, complaint.count("\n")) == (2, 1) and "standard output" in complaint.splitlines()[-1]
+        results.unlink()
+        assert shell(f"{command} {crops} 2>/dev/full")[0] == 1 and results.exists()
+        (tmp_path / "b.jpg").unlink()
+        no_room = "process.py: No space left on device: standard output\n"
+        assert shell(f"{command} {crops} >/dev/full") == (0, "", no_room)
+    assert shell(f"{command} {crops} | true")[2] == ""
 
 
 def test_a_terminal_that_cannot_show_the_name(tool, tmp_path):
