@@ -8,13 +8,11 @@ seeded by (seed, epoch, process), so an epoch that was cut short is simply run a
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -33,33 +31,23 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from faces.augment import Augment
+from faces.research.training import (
+    ResumeError,
+    _join_processes,
+    _mix,
+    constant,
+    has_bf16,
+    pick_device,
+)
+from faces.research.training import keep_freed_memory as keep_freed_memory
+from faces.research.training import one_cycle as one_cycle
 
 CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)-(?P<monitor>\w+)-(?P<value>-?[\d.]+|nan|inf)\.safetensors$")
-
-
-class ResumeError(ValueError):
-    """A folder of checkpoints belongs to a run with other settings."""
 
 
 # --------------------------------------------------------------------------------------------------- schedules
 # A schedule maps progress (0 at the first step, 1 after the last) to a factor on each group's learning rate.
 # Being a function of progress alone it has no state to save.
-
-
-def constant(progress: float) -> float:
-    """The learning rate as it was given."""
-    return 1.0
-
-
-def one_cycle(warmup: float = 0.3, start: float = 0.04, end: float = 1e-4) -> Callable[[float], float]:
-    """Cosine up from ``start`` in the first ``warmup`` share of the run, cosine down to ``end`` (Smith, 1708.07120)."""
-
-    def schedule(progress: float) -> float:
-        if progress < warmup:
-            return start + (1 - start) * (1 - math.cos(math.pi * progress / warmup)) / 2
-        return end + (1 - end) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
-
-    return schedule
 
 
 def growing(ramp: float, start: float = 0.1) -> Callable[[float], float]:
@@ -286,15 +274,6 @@ def to_float(images: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     return moved if moved.is_floating_point() else moved.float().div_(255)
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is CUDA (this process's own under torchrun), MPS or CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 # ------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -472,15 +451,6 @@ def _validate(model, val, loss, metrics, autocast, device, world) -> dict[str, f
     return sums.means("val", device, world)
 
 
-def _join_processes(device: torch.device) -> tuple[int, int]:
-    """(rank, number of processes); joins the group that torchrun announces in the environment."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return dist.get_rank(), dist.get_world_size()
-
-
 def _autocast(device: torch.device, precision: str):
     if precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision must be auto, bf16 or fp32, not {precision!r}")
@@ -491,40 +461,8 @@ def _autocast(device: torch.device, precision: str):
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies matrices in bfloat16 quicker than in single precision.
-
-    On a processor that takes a matrix unit (AMX, which AVX-512's instructions for bfloat16 are not: with those alone
-    ResNet50 trains a fifth slower than in single precision).
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    # Private to torch: where it is missing, single precision is the safe choice.
-    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next batch: for a process whose only work is training.
-
-    By default it hands large blocks back to the system at once, and the page faults of getting them again cost a
-    quarter of the time of training a small network on a CPU. Elsewhere than on Linux nothing happens.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt:
-            m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-            mallopt(m_mmap_max, 0)
-            mallopt(m_trim_threshold, 2**31 - 1)
-            mallopt(m_arena_max, 1)
-
-
 def _move_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     for slots in optimizer.state.values():
         for name, value in slots.items():
             if isinstance(value, torch.Tensor) and value.dim():
                 slots[name] = value.to(device)
-
-
-def _mix(*numbers: int) -> int:
-    """One well-mixed seed out of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,5 +1,6 @@
 """fit: learns, resumes exactly, refuses what is not its own run, and runs on several processes."""
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -240,7 +241,7 @@ def test_without_torch_s_private_test_single_precision_is_taken(monkeypatch):
 
 
 def test_fit_leaves_the_allocator_of_the_process_alone(tmp_path, monkeypatch):
-    monkeypatch.delattr(training.ctypes, "CDLL")
+    monkeypatch.delattr(ctypes, "CDLL")
     train(tmp_path, epochs=1)
 
 
