@@ -144,6 +144,20 @@ def run(
     return {"files": len(names), "workers": count, "seconds": round(time.monotonic() - began, 3)}
 
 
+def start(address: str | None = None, **options) -> None:
+    """Connect to the Ray cluster at ``address``, or start one on this machine that asks nothing of the network."""
+    if address:
+        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True, **options)
+        return
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in HOME
+    # Where much else runs, Ray's processes may need longer than its 15 s to find each other.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
+    # Without a dashboard Ray still starts its process that reports usage, which asks three clouds whether it runs there
+    # even where such reports are switched off. Told that there are no TPUs, it doesn't ask which kind they are.
+    ray._private.node.Node.start_api_server = lambda *_, **__: None
+    ray.init(include_dashboard=False, resources={"TPU": 0}, log_to_driver=False, ignore_reinit_error=True, **options)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit status: 0, or 2 with the reason on stderr."""
     parser = argparse.ArgumentParser(
@@ -157,13 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--address", help="of a Ray cluster; by default one is started on this machine")
     options = parser.parse_args(argv)
     try:
-        # A cluster of one's own needs no dashboard, which would take a good part of a core.
-        own = {} if options.address else {"include_dashboard": False}
-        if own:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in HOME
-            # Where much else runs, Ray's processes may need longer than its 15 s to find each other.
-            os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
-        ray.init(address=options.address, log_to_driver=False, ignore_reinit_error=True, **own)
+        start(options.address)
         done = run(options.source, options.target, tasks=options.tasks, faces=options.faces, workers=options.workers)
     except (UsageError, OSError, ValueError) as error:
         print(f"faces.scale: {' '.join(str(error).split())[:300]}", file=sys.stderr)

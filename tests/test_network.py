@@ -17,7 +17,7 @@ from faces import demo, notebooks
 
 # Look-ups by Python code, wherever it runs.
 AUDIT = """
-import os, socket, sys
+import os, socket, sys, traceback
 
 def audit(event, arguments):
     if event in ("socket.getaddrinfo", "socket.gethostbyname"):
@@ -26,6 +26,8 @@ def audit(event, arguments):
             return
         with open(os.environ["LOOKED_UP"], "a") as file:
             file.write(f"{name}\\n")
+        with open(os.environ["LOOKED_UP"] + ".by", "a") as file:
+            file.write(f"{sys.argv}\\n{''.join(traceback.format_stack())}\\n")
         raise OSError(f"looked up {name}")
 
 sys.addaudithook(audit)
@@ -95,7 +97,8 @@ class Guarded:
         return self.looked_up.read_text().split() if self.looked_up.exists() else []
 
     def check(self) -> None:
-        assert self.names() == []
+        by = self.looked_up.with_suffix(".by")
+        assert self.names() == [], by.read_text() if by.exists() else "looked up by compiled code"
         files = [path.relative_to(self.home) for path in self.home.rglob("*") if not path.is_dir()]
         assert [str(path) for path in files if not any(path.is_relative_to(theirs) for theirs in THEIRS)] == []
 

@@ -21,21 +21,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster():
-    # Where much else runs, Ray's processes may need longer to find each other than it waits by default.
-    limits = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_agent_register_timeout_ms": "300000"}
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in limits.items():
-            patched.setenv(name, value)
-        for last in (False, False, True):
-            try:
-                ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-                break
-            except Exception:
-                ray.shutdown()
-                if last:
-                    pytest.skip("Ray's own processes did not start in time, three times")
-        yield
-        ray.shutdown()
+    for last in (False, False, True):
+        try:
+            scale.start(num_cpus=2, configure_logging=False)
+            break
+        except Exception:
+            ray.shutdown()
+            if last:
+                pytest.skip("Ray's own processes did not start in time, three times")
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
