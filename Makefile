@@ -39,13 +39,13 @@ lint: $(VENV)/.full
 	$(BIN)/ruff format --check .
 
 demo: $(VENV)/.full
-	$(BIN)/python -m faces.notebooks --profile demo
+	$(BIN)/python -m faces.research.notebooks --profile demo
 
 report: $(VENV)/.full
-	$(BIN)/python -m faces.notebooks --report
+	$(BIN)/python -m faces.research.notebooks --report
 
 notebooks: $(VENV)/.full
-	$(BIN)/python -m faces.notebooks --profile full $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m faces.research.notebooks --profile full $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
 
 train: $(VENV)/.full
 	@test -n $(call quoted,$(DATA)) || { echo "Say where the photos are: make train DATA=dir (dir/class_one/*.jpg, dir/class_two/*.jpg)"; exit 2; }

@@ -4,7 +4,7 @@
 import sys
 
 try:
-    from faces.command import main
+    from faces.cli import main
 except ModuleNotFoundError as error:
     print(f"process.py: {error.name} is not installed; run `make run` once, or `pip install -e .`", file=sys.stderr)
     sys.exit(2)

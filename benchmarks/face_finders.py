@@ -28,9 +28,10 @@ from peers import PeerError, running
 from PIL import Image
 from tqdm import tqdm
 
-from faces import evaluation, finding, images
+from faces import finding, images
 from faces.files import write_json
 from faces.predict import ARTIFACTS, ROOT
+from faces.research import evaluation
 
 BACKGROUNDS = ("coffee", "rocket", "brick", "grass", "gravel", "hubble_deep_field", "clock", "coins", "page", "moon")
 SIZES = ((48, 96), (96, 192), (192, 480))  # pixels of the portraits, from and to below

@@ -17,9 +17,10 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from faces import data, finding, images
+from faces import finding, images
 from faces.files import write_json
 from faces.predict import ARTIFACTS, ROOT
+from faces.research import data
 
 SOURCES = [ROOT / "data" / name for name in ("fairface", "utkface", "glasses")]
 

@@ -45,9 +45,10 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from faces import ages, data, evaluation, images
+from faces import ages, images
 from faces.files import whole_file, write_json
 from faces.predict import Age, Model, UsageError
+from faces.research import data, evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {

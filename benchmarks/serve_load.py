@@ -21,8 +21,8 @@ from pathlib import Path
 import httpx2
 import numpy as np
 
-from faces.drawing import draw_face
 from faces.files import write_json
+from faces.research.drawing import draw_face
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "artifacts" / "serve_load" / "metrics.json"

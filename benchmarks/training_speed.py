@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from faces import batches, models, recipes, training
-from faces.augment import Augment
 from faces.files import write_json
+from faces.research.augment import Augment
 
 ROOT = Path(__file__).resolve().parent.parent
 EARLIER_WORK = 20 * 80_000 / (3.5 * 3600)

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from faces import batches, data, evaluation, export, losses, models, recipes, training
+from faces import batches, export, losses, models, recipes, training
 from faces.hints import Pupil
+from faces.research import data, evaluation
 
 OLDEST = 116  # years, the oldest that UTKFace labels
 BINS = OLDEST + 1  # one a year, from 0

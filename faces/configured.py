@@ -20,10 +20,11 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 
-from faces import batches, data, evaluation, losses, models, recipes, settings, training
-from faces.augment import Augment
+from faces import batches, losses, models, recipes, settings, training
 from faces.images import ImageError
 from faces.predict import ROOT
+from faces.research import data, evaluation
+from faces.research.augment import Augment
 from faces.settings import setting
 
 LABEL = "label"

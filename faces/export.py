@@ -432,7 +432,7 @@ def main(argv: list[str] | None = None) -> int:
     apple.add_argument("out", metavar="OUT.mlpackage", help="the package to write")
     apple.add_argument("--check", metavar="DIR", help="on a Mac: compare its answers on these photos with process.py's")
     options = parser.parse_args(argv)
-    from faces import coreml  # it needs this module
+    from faces.research import coreml  # it needs this module
 
     try:
         coreml.export(options.model, options.out)

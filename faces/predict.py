@@ -1,6 +1,6 @@
 """The runtime: exported networks on pictures. Needs numpy, Pillow and onnxruntime, and no torch.
 
-``process.py`` is its command line (``faces.command``). A model is a folder with a ``model.onnx`` that takes uint8 RGB
+``process.py`` is its command line (``faces.cli``). A model is a folder with a ``model.onnx`` that takes uint8 RGB
 squares ``[n, size, size, 3]`` and returns probabilities ``[n, classes]``, or an age with its interval in years
 ``[n, 3]``; its size, frame, class names and kind are in its metadata, so that nothing here can disagree with how it was
 trained.
@@ -272,7 +272,7 @@ def records(
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
 ) -> Iterator[tuple[str, dict]]:
-    """(name, record) for every file, in the order given; a record is as ``faces.results`` keeps it.
+    """(name, record) for every file, in the order given; a record is as ``faces.outputs`` keeps it.
 
     Parameters
     ----------

@@ -23,10 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from faces import batches, data, evaluation, export, losses, models, training
-from faces.augment import Augment
+from faces import batches, export, losses, models, training
 from faces.images import ImageError
 from faces.predict import ARTIFACTS, ROOT, Model
+from faces.research import data, evaluation
+from faces.research.augment import Augment
 
 SIDE_TASKS = ("age_group", "race")
 AUGMENT = Augment(rotate=15, shift=0.08, zoom=(0.6, 1.3), brightness=0.25, contrast=0.25, grey=0.1, coarse=0.15)
@@ -344,7 +345,9 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="class folders, or any layout that faces.data reads")
+    parser.add_argument(
+        "folders", nargs="+", metavar="DIR", help="class folders, or any layout that faces.research.data reads"
+    )
     parser.add_argument("--label", help="the column to learn (default: gender or label, whichever the photos have)")
     parser.add_argument("--name", help="of the model: a folder in artifacts/, or a path (default: that of DIR)")
     parser.add_argument("--overwrite", action="store_true", help="replace a model of that name")

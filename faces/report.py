@@ -34,7 +34,7 @@ def write(
 
     Parameters
     ----------
-    records : (name, record) pairs as ``faces.results`` keeps them.
+    records : (name, record) pairs as ``faces.outputs`` keeps them.
     folder : that the names are below; the thumbnails are made from there.
     ages : the tasks that answer in years.
     most : faces that are shown; the rest is counted.

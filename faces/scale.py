@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from faces import images, results
-from faces.command import load_tasks, looked_for, seer, tasks_of
+from faces import images, outputs
+from faces.cli import load_tasks, looked_for, seer, tasks_of
 from faces.predict import TASKS, Model, UsageError, entry, frames_of, place, printable
 
 try:
@@ -49,7 +49,7 @@ class Worker:
         self.frames = frames_of(self.models.values())
         self.see = seer(looked_for(faces, self.models.values()))
         ages = [task for task, model in self.models.items() if not model.classes]
-        self.columns = results.columns(self.models, ages) | {"error": str}
+        self.columns = outputs.columns(self.models, ages) | {"error": str}
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         rows: list[dict] = []
@@ -72,7 +72,7 @@ class Worker:
                 for answer, said in zip(answers, model.predict(pixels[model.frame]), strict=True):
                     answer[task] = said
         record = {"faces": [entry(said) | place(face) for face, said in zip(faces, answers, strict=True)]}
-        return results.rows(name, record, self.models)
+        return outputs.rows(name, record, self.models)
 
 
 def schema_of(columns: Mapping[str, type]) -> pa.Schema:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from faces import __version__, finding, images
-from faces.command import load_tasks, looked_for, seer, tasks_of
+from faces.cli import load_tasks, looked_for, seer, tasks_of
 from faces.predict import TASKS, Age, Model, Prediction, UsageError, entry, frames_of, place
 
 try:

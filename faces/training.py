@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from faces.augment import Augment
+from faces.research.augment import Augment
 from faces.research.training import (
     ResumeError,
     _join_processes,

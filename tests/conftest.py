@@ -10,7 +10,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import tiny_model
 
-from faces import demo, predict
+from faces import predict
+from faces.research import demo
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 
-from faces import notebooks
+from faces.research import notebooks
 
 
 def run(home: Path, *only: str) -> Path:

@@ -11,8 +11,9 @@ import torch
 from seeds import SEED
 from torch import nn
 
-from faces import ages, batches, data, demo, export, models, predict, training
+from faces import ages, batches, export, models, predict, training
 from faces.ages import HEADS
+from faces.research import data, demo
 
 EXACT = torch.tensor([[30.0, 30.0]])
 

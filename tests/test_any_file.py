@@ -9,8 +9,8 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from faces import command, images, predict
-from faces.results import escaped
+from faces import cli, images, predict
+from faces.outputs import escaped
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402
@@ -66,11 +66,11 @@ def test_every_file_is_answered_for_exactly_once(model, tmp_path_factory, files)
     for name, content in files.items():
         (home / "photos" / name).write_bytes(content)
     output = home / "out.json"
-    counts = command.process_folder(home / "photos", output, tasks={"colour": model}, batch_size=3, progress=False)
+    counts = cli.process_folder(home / "photos", output, tasks={"colour": model}, batch_size=3, progress=False)
     results = json.loads(output.read_text("utf-8"))
-    errors = home / command.ERRORS
+    errors = home / cli.ERRORS
     refused = json.loads(errors.read_text("utf-8")) if errors.exists() else {}
-    skipped = json.loads((home / command.RUN).read_text("utf-8"))["skipped"]
+    skipped = json.loads((home / cli.RUN).read_text("utf-8"))["skipped"]
     assert (len(results), len(refused), len(skipped)) == counts
     assert sorted([*results, *refused, *skipped]) == sorted(map(escaped, files))
 
@@ -93,10 +93,10 @@ def test_files_that_go_grow_or_turn_into_others_while_the_run_goes_on(model, tmp
                 (photos / name).mkdir()
             yield name
 
-    monkeypatch.setattr(command, "find_files", walk)
+    monkeypatch.setattr(cli, "find_files", walk)
     output = tmp_path / "out.json"
-    assert command.process_folder(photos, output, tasks={"colour": model}, batch_size=1) == (2, 3, 0)
-    assert sorted(json.loads((tmp_path / command.ERRORS).read_text())) == ["1.png", "2.png", "3.png"]
+    assert cli.process_folder(photos, output, tasks={"colour": model}, batch_size=1) == (2, 3, 0)
+    assert sorted(json.loads((tmp_path / cli.ERRORS).read_text())) == ["1.png", "2.png", "3.png"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_any_photo(model, tmp_path, form, mode, name):
         pytest.skip("this Pillow knows no AVIF")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / name).write_bytes(encoded(form, mode))
-    assert command.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model}) == (1, 0, 0)
+    assert cli.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model}) == (1, 0, 0)
 
 
 def heic():
@@ -129,7 +129,7 @@ def heic():
 def test_heic_is_read_where_it_can_be(model, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "IMG_0001.HEIC").write_bytes(heic())
-    assert command.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model}) == (1, 0, 0)
+    assert cli.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model}) == (1, 0, 0)
     assert images.open_rgb(io.BytesIO(heic())).size == (64, 48)
 
 

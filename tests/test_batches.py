@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from faces import batches, data, images
+from faces import batches, images
+from faces.research import data
 
 SIZE = 16
 

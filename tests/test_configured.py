@@ -11,8 +11,9 @@ import yaml
 from PIL import Image
 from seeds import SEED
 
-from faces import batches, configured, demo, evaluation, predict, recipes, training
-from faces.notebooks import ROOT
+from faces import batches, configured, predict, recipes, training
+from faces.research import demo, evaluation
+from faces.research.notebooks import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image, ImageDraw
 
-from faces import command, finding, images, predict, trust
+from faces import cli, finding, images, predict, trust
 
 FRAME = [images.Frame(96)]
 PORTRAITS = sorted((predict.ROOT / "samples" / "portraits").glob("*/*.jpg"))
@@ -116,7 +116,7 @@ def test_min_face_finds_smaller_faces_of_large_pictures_and_drops_others(astrona
     scene.save(tmp_path / "large.jpg", quality=95)
     found = {}
     for asked in (None, 25, 60, 200):
-        see = command.seer("detect", min_face=asked)
+        see = cli.seer("detect", min_face=asked)
         found[asked] = len(see(tmp_path / "large.jpg", FRAME)[0])
     assert found == {None: 1, 25: 2, 60: 1, 200: 0}
 
@@ -140,7 +140,7 @@ def test_min_score_is_the_lowest_of_the_scores(detector, astronaut):
 @pytest.mark.parametrize("option", [("--min-score", "0"), ("--min-score", "high"), ("--min-face", "0")])
 def test_options_of_the_detector_are_checked(option, capsys):
     with pytest.raises(SystemExit):
-        command.main([".", *option])
+        cli.main([".", *option])
     assert f"argument {option[0]}: '{option[1]}' is not" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""Notebook 07, end to end on drawn faces."""
+"""Notebook 08, end to end on drawn faces."""
 
 import json
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    return demo_run.run(tmp_path_factory.mktemp("demo"), "07")
+    return demo_run.run(tmp_path_factory.mktemp("demo"), "08")
 
 
 def test_every_notebook_runs_and_writes_what_it_promises(executed):

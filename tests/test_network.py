@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import tiny_model
 
-from faces import demo, notebooks
+from faces.research import demo, notebooks
 
 # Look-ups by Python code, wherever it runs.
 AUDIT = """
@@ -166,7 +166,8 @@ def test_a_training(guarded, tmp_path):
 
 @pytest.mark.slow
 def test_a_notebook(guarded, tmp_path):
-    cell = "import matplotlib.pyplot as plt\nfrom faces import plots, predict\npredict.Model()\nplt.plot([1, 2])"
+    lines = ["from faces import predict", "from faces.research import plots", "import matplotlib.pyplot as plt"]
+    cell = "\n".join([*lines, "predict.Model()", "plt.plot([1, 2])"])
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "little.ipynb")
     guarded.run("-m", "papermill", "-k", "python3", tmp_path / "little.ipynb", tmp_path / "out.ipynb")
     guarded.check()

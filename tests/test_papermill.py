@@ -7,7 +7,8 @@ from functools import partial
 import papermill
 import pytest
 
-from faces import demo, notebooks, predict
+from faces import predict
+from faces.research import demo, notebooks
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from faces.predict import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ("process.py", "faces/__init__.py") + tuple(
-    f"faces/{name}.py" for name in ("command", "files", "finding", "images", "predict", "results", "trust")
+    f"faces/{name}.py" for name in ("cli", "files", "finding", "images", "outputs", "predict", "trust")
 )
 TIMEOUT = 600  # seconds, for a machine with much else to do
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, signals and permissions as POSIX has them")

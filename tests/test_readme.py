@@ -6,7 +6,8 @@ import re
 import pytest
 from PIL import Image
 
-from faces import command, notebooks, predict
+from faces import cli, predict
+from faces.research import notebooks
 
 README = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line.startswith("|")]
@@ -96,7 +97,7 @@ def test_links_and_named_files_exist():
 
 def test_the_sample_answer_is_what_process_py_says(tmp_path):
     output = tmp_path / "out.json"
-    assert command.main([str(notebooks.ROOT / "samples"), "--output", str(output)]) == 0
+    assert cli.main([str(notebooks.ROOT / "samples"), "--output", str(output)]) == 0
     assert output.read_text().strip() in README
     for path in (notebooks.ROOT / "samples").glob("*.jpg"):
         assert Image.open(path).size == (256, 256)

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from faces import batches, data, demo, models, predict, recipes, training
+from faces import batches, models, predict, recipes, training
+from faces.research import data, demo
 
 TINY = recipes.Recipe(size=33, width=0.35, weights="random", epochs=2)
 

@@ -10,7 +10,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from faces import command, predict
+from faces import cli, predict
 
 ray = pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -58,7 +58,7 @@ def rows(folder):
 def expected(photos, models, tmp_path):
     tasks = {task: predict.Model(model) for task, model in models.items()}
     output = tmp_path / "one.jsonl"
-    command.process_folder(photos, output, tasks=tasks, recursive=True, form="jsonl", progress=False)
+    cli.process_folder(photos, output, tasks=tasks, recursive=True, form="jsonl", progress=False)
     return {row["file"]: row["faces"][0] for row in map(json.loads, output.read_text().splitlines())}
 
 

@@ -1,4 +1,4 @@
-"""Notebooks 08 and 09, end to end on drawn people in class folders."""
+"""Notebooks 09 and 10, end to end on drawn people in class folders."""
 
 import json
 
@@ -6,7 +6,8 @@ import demo_run
 import pandas as pd
 import pytest
 
-from faces import notebooks, predict
+from faces import predict
+from faces.research import notebooks
 
 pytestmark = pytest.mark.slow
 
@@ -14,10 +15,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     home = tmp_path_factory.mktemp("demo")
-    demo_run.run(home, "08")
+    demo_run.run(home, "09")
     given = {"model": str(home / "artifacts" / "people"), "figures_dir": str(home / "figures")}
     given["output_parameters"] = {"out_inference_directory": str(home / "inference")}
-    notebooks.run_profile("demo", only=["09"], parameters=given, folder=home / "notebooks")
+    notebooks.run_profile("demo", only=["10"], parameters=given, folder=home / "notebooks")
     return home
 
 
@@ -47,4 +48,4 @@ def test_every_picture_of_the_folder_is_named_or_told(executed):
 def test_a_mistyped_key_is_refused_by_name(tmp_path):
     wrong = {"dataset_parameters": {"traindir": "anywhere"}, "training_parameters": {"num_epoch": 3}}
     with pytest.raises(notebooks.NotebookError, match=r"training_parameters\.num_epoch is not known .*num_epochs"):
-        notebooks.run_profile("demo", only=["08"], parameters=wrong, folder=tmp_path)
+        notebooks.run_profile("demo", only=["09"], parameters=wrong, folder=tmp_path)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from faces import batches, training
-from faces.augment import Augment
+from faces.research.augment import Augment
 
 N, SIZE = 96, 8
 

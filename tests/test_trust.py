@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from faces import notebooks, trust
+from faces import trust
+from faces.research import notebooks
 
 
 @pytest.fixture

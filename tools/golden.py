@@ -5,7 +5,7 @@
     python tools/golden.py split DIR…       # add the split of a data set to the published table; no photo in it moves
 
 A picture is a public portrait, its mirror image, or a drawn face. Answers are kept in ``tests/golden``, splits where
-``faces.data`` reads them.
+``faces.research.data`` reads them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from faces import data, demo, drawing, images, predict  # noqa: E402
+from faces import images, predict  # noqa: E402
+from faces.research import data, demo, drawing  # noqa: E402
 
 ANSWERS = ROOT / "tests/golden/answers.parquet"
 PICTURES = 1000

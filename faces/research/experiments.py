@@ -27,11 +27,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 
-from faces import augment, data, evaluation, trust
+from faces import trust
 from faces.export import TERMS, versions
 from faces.files import write_json
 from faces.images import ImageError
-from faces.research import batches, export, heads, networks, training, years
+from faces.research import augment, batches, data, evaluation, export, heads, networks, training, years
 from faces.research.batches import CACHE, Batches
 
 FORBID = ConfigDict(extra="forbid")

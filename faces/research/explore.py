@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from faces import data, evaluation
-from faces.plots import FEWEST_IN_A_MEAN
+from faces.research import data, evaluation
+from faces.research.plots import FEWEST_IN_A_MEAN
 
 
 def copies(photos: pd.DataFrame, *, labels: Sequence[str]) -> pd.DataFrame:
@@ -145,7 +145,7 @@ def learning_curve(
     import torch
 
     from faces import ages, batches, models, training
-    from faces.augment import Augment
+    from faces.research.augment import Augment
 
     known = data.usable(photos, "age")
     known = ages.settle(known[known["split"] != "excluded"].reset_index(drop=True))

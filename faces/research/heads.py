@@ -28,9 +28,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from faces import evaluation
-from faces.data import COMMON_RACES
-from faces.research import years
+from faces.research import evaluation, years
+from faces.research.data import COMMON_RACES
 
 
 @dataclass(frozen=True)

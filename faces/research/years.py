@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faces.data import AGE_GROUPS
+from faces.research.data import AGE_GROUPS
 
 OLDEST = 116  # years, the oldest that UTKFace labels
 BINS = OLDEST + 1  # one a year, from 0

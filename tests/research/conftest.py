@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from faces import data
+from faces.research import data
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from seeds import SEED
 
-from faces import augment
-from faces.augment import Augment
+from faces.research import augment
+from faces.research.augment import Augment
 
 STILL = Augment(flip=0, rotate=0, shift=0, zoom=(1, 1), brightness=0, contrast=0)
 CHANGES = {

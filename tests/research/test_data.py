@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from faces import data, demo, images
+from faces import images
+from faces.research import data, demo
 
 # Real names of UTKFace that do not keep to its pattern, and what they still tell: age, gender, race.
 MALFORMED = {
@@ -440,7 +441,7 @@ def test_a_missing_root_says_what_to_do(tmp_path, make):
     root = tmp_path / "photos"
     if make:
         root.touch()
-    with pytest.raises(FileNotFoundError, match=r"no such data folder: .*photos.*python -m faces\.demo"):
+    with pytest.raises(FileNotFoundError, match=r"no such data folder: .*photos.*python -m faces\.research\.demo"):
         data.read(root)
 
 

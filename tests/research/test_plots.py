@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from faces import evaluation, plots
+from faces.research import evaluation, plots
 
 mpl.use("agg")
 

@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 from tiny_model import COLOURS, picture
 
-from faces import command, files, images, predict, results, trust
+from faces import cli, files, images, outputs, predict, trust
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POSIX has them")
 
@@ -23,7 +23,7 @@ def test_json_object_is_json(tmp_path):
     pairs = {"a\n.jpg": "x", "ü 😀.jpg": {"label": "y", "probability": 0.5}, 'q"\\': "z"}
     path = tmp_path / "file.json"
     with files.whole_file(path) as file:
-        out = results.JsonObject(file)
+        out = outputs.JsonObject(file)
         for key, value in pairs.items():
             out.add(key, value)
         out.close()
@@ -37,14 +37,14 @@ def test_json_object_is_json(tmp_path):
 def test_process_folder_counts_and_writes(model, photos, tmp_path):
     (photos / "img_9.jpg").touch()
     output = tmp_path / "labels.json"
-    assert command.process_folder(photos, output, tasks={"colour": model}, progress=False) == (5, 1, 0)
+    assert cli.process_folder(photos, output, tasks={"colour": model}, progress=False) == (5, 1, 0)
     assert json.loads(output.read_text()) == COLOURS
-    assert json.loads((tmp_path / command.ERRORS).read_text()) == {"img_9.jpg": "empty file"}
+    assert json.loads((tmp_path / cli.ERRORS).read_text()) == {"img_9.jpg": "empty file"}
 
 
 def test_no_terminal_and_no_stderr_at_all(model, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    assert command.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}) == (5, 0, 0)
+    assert cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}) == (5, 0, 0)
 
 
 @pytest.mark.parametrize("recursive", [False, True])
@@ -52,17 +52,17 @@ def test_no_terminal_and_no_stderr_at_all(model, photos, tmp_path, monkeypatch):
 def test_what_is_written_is_not_read(model, photos, tmp_path, recursive, where):
     picture(photos / "below" / "a.jpg", "red")
     (photos / "img_9.jpg").touch()
-    (photos / f".{command.ERRORS}.x7_2").touch()  # left by a run that was killed
+    (photos / f".{cli.ERRORS}.x7_2").touch()  # left by a run that was killed
     output = tmp_path / where / "labels.json"
     unfinished = 1 if where == "photos/below" else 0
     for _ in range(2):
-        counts = command.process_folder(photos, output, tasks={"colour": model}, recursive=recursive)
+        counts = cli.process_folder(photos, output, tasks={"colour": model}, recursive=recursive)
         assert counts == (5 + recursive, 1, unfinished)
-    assert output.parent / command.ERRORS in output.parent.iterdir()
+    assert output.parent / cli.ERRORS in output.parent.iterdir()
 
 
 def test_an_interrupt_leaves_the_old_results(photos, folder, tmp_path, monkeypatch, capsys):
-    output, errors = tmp_path / "labels.json", tmp_path / command.ERRORS
+    output, errors = tmp_path / "labels.json", tmp_path / cli.ERRORS
     output.write_text("old"), errors.write_text("old too")
     decode = images.open_rgb
 
@@ -73,13 +73,13 @@ def test_an_interrupt_leaves_the_old_results(photos, folder, tmp_path, monkeypat
 
     monkeypatch.setattr(images, "open_rgb", interrupted)
     asked = [str(photos), "--output", str(output), "--model", str(folder), "--batch-size", "1"]
-    assert command.main(asked) == 130
+    assert cli.main(asked) == 130
     assert (output.read_text(), errors.read_text()) == ("old", "old too")
     assert capsys.readouterr().err == "process.py: interrupted; the same command with --resume goes on from here\n"
     monkeypatch.setattr(images, "open_rgb", decode)
-    assert command.main([*asked, "--resume"]) == 0
+    assert cli.main([*asked, "--resume"]) == 0
     assert json.loads(output.read_text()) == COLOURS
-    assert sorted(tmp_path.iterdir()) == sorted([output, photos, tmp_path / command.RUN])  # the journal is gone
+    assert sorted(tmp_path.iterdir()) == sorted([output, photos, tmp_path / cli.RUN])  # the journal is gone
 
 
 def test_want_of_memory_is_one_line(photos, folder, tmp_path, monkeypatch, capsys):
@@ -87,7 +87,7 @@ def test_want_of_memory_is_one_line(photos, folder, tmp_path, monkeypatch, capsy
         raise MemoryError
 
     monkeypatch.setattr(np, "stack", starve)
-    assert command.main([str(photos), "--output", str(tmp_path / "a.json"), "--model", str(folder)]) == 2
+    assert cli.main([str(photos), "--output", str(tmp_path / "a.json"), "--model", str(folder)]) == 2
     assert capsys.readouterr().err == "process.py: not enough memory; try a smaller --batch-size\n"
     assert not (tmp_path / "a.json").exists()
 
@@ -110,38 +110,38 @@ def looked_at(monkeypatch):
 def test_a_run_goes_on_without_redoing_or_losing_anything(photos, model, tmp_path, monkeypatch):
     (photos / "img_9.jpg").touch()
     output, kept = tmp_path / "labels.json", []
-    add = results.Journal.add
+    add = outputs.Journal.add
 
     def killed(journal, records):
         add(journal, records)
         kept.extend(name for name, _ in records)
         raise SystemExit  # as good as a kill -9: nothing is tidied up
 
-    monkeypatch.setattr(command, "KEPT", 2)
-    monkeypatch.setattr(results.Journal, "add", killed)
+    monkeypatch.setattr(cli, "KEPT", 2)
+    monkeypatch.setattr(outputs.Journal, "add", killed)
     with pytest.raises(SystemExit):
-        command.process_folder(photos, output, tasks={"colour": model}, batch_size=1)
-    monkeypatch.setattr(results.Journal, "add", add)
+        cli.process_folder(photos, output, tasks={"colour": model}, batch_size=1)
+    monkeypatch.setattr(outputs.Journal, "add", add)
     assert kept == ["img_0.jpg", "img_1.jpg"] and not output.exists()
     picture(photos / "img_00.jpg", "blue")  # new since then
     (photos / "img_1.jpg").unlink()  # gone since then, but it was answered for
     seen = looked_at(monkeypatch)
-    assert command.process_folder(photos, output, tasks={"colour": model}, resume=True) == (6, 1, 0)
+    assert cli.process_folder(photos, output, tasks={"colour": model}, resume=True) == (6, 1, 0)
     assert sorted(seen) == ["img_00.jpg", "img_2.jpg", "img_3.jpg", "img_4.jpg", "img_9.jpg"]
     assert json.loads(output.read_text()) == COLOURS | {"img_00.jpg": "blue"}
-    assert json.loads((tmp_path / command.RUN).read_text())["files"] == {"read": 6, "failed": 1, "skipped": 0}
+    assert json.loads((tmp_path / cli.RUN).read_text())["files"] == {"read": 6, "failed": 1, "skipped": 0}
 
 
 def test_a_journal_of_other_options_is_refused_and_without_resume_dropped(photos, model, tmp_path, monkeypatch):
     output = tmp_path / "labels.json"
-    monkeypatch.setattr(results, "write", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
+    monkeypatch.setattr(outputs, "write", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
     with pytest.raises(OSError, match="No space left"):
-        command.process_folder(photos, output, tasks={"colour": model})
+        cli.process_folder(photos, output, tasks={"colour": model})
     monkeypatch.undo()
-    with pytest.raises(results.JournalError, match="options or models differ"):
-        command.process_folder(photos, output, tasks={"other": model}, resume=True)
+    with pytest.raises(outputs.JournalError, match="options or models differ"):
+        cli.process_folder(photos, output, tasks={"other": model}, resume=True)
     seen = looked_at(monkeypatch)
-    assert command.process_folder(photos, output, tasks={"other": model}) == (5, 0, 0) and len(seen) == 5
+    assert cli.process_folder(photos, output, tasks={"other": model}) == (5, 0, 0) and len(seen) == 5
 
 
 # ------------------------------------------------------------------------------------------------------ forms
@@ -162,7 +162,7 @@ def test_every_form_says_the_same(photos, folder, ages, tmp_path, form):
     asked = ["--tasks", f"colour={folder},age={ages}", "--format", form, "--output", str(output)]
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    assert command.main([str(photos), *asked]) == 0
+    assert cli.main([str(photos), *asked]) == 0
     rows = rows_of(output, form)
     assert [row["file"] for row in rows] == sorted(COLOURS)
     if form == "jsonl":
@@ -177,13 +177,13 @@ def test_parquet_without_its_package_is_refused_before_anything_is_done(photos, 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     asked = [str(photos), "--model", str(folder), "--format", "parquet", "--output", str(tmp_path / "a.parquet")]
-    assert command.main(asked) == 2
+    assert cli.main(asked) == 2
     assert capsys.readouterr().err == "process.py: pyarrow is not installed: pip install '.[parquet]' brings it\n"
 
 
 def test_the_run_is_told_beside_the_results(photos, model, tmp_path):
-    command.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}, confidence=True)
-    run = json.loads((tmp_path / command.RUN).read_text())
+    cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}, confidence=True)
+    run = json.loads((tmp_path / cli.RUN).read_text())
     assert run["models"] == {"colour": {"name": model.name, "sha256": model.sha256}}
     assert run["files"] == {"read": 5, "failed": 0, "skipped": 0} and run["options"]["confidence"] is True
     assert run["output"] == "labels.json" and run["seconds"] > 0
@@ -195,7 +195,7 @@ def test_paths_come_from_a_pipe(photos, folder, tmp_path, monkeypatch, end):
     picture(wanted[1], "red")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(end.join(os.fsencode(path) for path in wanted))))
     output = tmp_path / "labels.json"
-    assert command.main(["-", "--model", str(folder), "--output", str(output)]) == 0
+    assert cli.main(["-", "--model", str(folder), "--output", str(output)]) == 0
     assert json.loads(output.read_text()) == {str(wanted[0]): "blue", str(wanted[1]): "red"}
 
 
@@ -205,28 +205,28 @@ def test_names_are_split_wherever_the_pipe_breaks(block):
         def read(self, _size=-1):
             return super().read(block)
 
-    assert list(command.read_names(Pipe(b"a\nbb\n\nccc"))) == ["a", "bb", "ccc"]
-    assert list(command.read_names(Pipe(b"a.jpg\r\nb.jpg\r\n\r\nc"))) == ["a.jpg", "b.jpg", "c"]
-    assert list(command.read_names(Pipe(b"\xef\xbb\xbfa.jpg\n"))) == ["a.jpg"]
-    assert list(command.read_names(Pipe(b"a\r\0b\n\0"))) == ["a\r", "b\n"]
-    assert list(command.read_names(Pipe(b"a.jpg\nb.jpg\r\n"))) == ["a.jpg", "b.jpg"]
-    assert list(command.read_names(Pipe(b"a\0b\0c\0d\0e\0"))) == ["a", "b", "c", "d", "e"]
-    assert list(command.read_names(Pipe(b""))) == []
+    assert list(cli.read_names(Pipe(b"a\nbb\n\nccc"))) == ["a", "bb", "ccc"]
+    assert list(cli.read_names(Pipe(b"a.jpg\r\nb.jpg\r\n\r\nc"))) == ["a.jpg", "b.jpg", "c"]
+    assert list(cli.read_names(Pipe(b"\xef\xbb\xbfa.jpg\n"))) == ["a.jpg"]
+    assert list(cli.read_names(Pipe(b"a\r\0b\n\0"))) == ["a\r", "b\n"]
+    assert list(cli.read_names(Pipe(b"a.jpg\nb.jpg\r\n"))) == ["a.jpg", "b.jpg"]
+    assert list(cli.read_names(Pipe(b"a\0b\0c\0d\0e\0"))) == ["a", "b", "c", "d", "e"]
+    assert list(cli.read_names(Pipe(b""))) == []
     with pytest.raises(predict.UsageError, match="UTF-16"):
-        command.read_names(Pipe("a.jpg\n".encode("utf-16")))
+        cli.read_names(Pipe("a.jpg\n".encode("utf-16")))
 
 
 @pytest.mark.parametrize("form", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_list_in_utf16_is_refused_with_or_without_its_mark(form):
     with pytest.raises(predict.UsageError, match="UTF-16"):
-        command.read_names(io.BytesIO("a.jpg\nb.jpg\n".encode(form)))
+        cli.read_names(io.BytesIO("a.jpg\nb.jpg\n".encode(form)))
 
 
 @posix
 def test_a_name_that_ends_in_a_carriage_return_is_itself_where_it_exists(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a\r").touch()
-    assert list(command.read_names(io.BytesIO(b"a\r\nb\r\n"))) == ["a\r", "b"]
+    assert list(cli.read_names(io.BytesIO(b"a\r\nb\r\n"))) == ["a\r", "b"]
 
 
 def test_a_list_that_cannot_be_read_is_told(tmp_path):
@@ -234,16 +234,16 @@ def test_a_list_that_cannot_be_read_is_told(tmp_path):
         (tmp_path / "list").open("wb") as file,
         pytest.raises(predict.UsageError, match="list of paths cannot be read"),
     ):
-        command.read_names(file)
+        cli.read_names(file)
 
 
 @posix
 def test_two_runs_cannot_reach_one_output_by_a_link(photos, model, tmp_path):
     (tmp_path / "link.json").symlink_to("labels.json")
-    journal = results.Journal(command._journal(tmp_path / "labels.json"), {})
+    journal = outputs.Journal(cli._journal(tmp_path / "labels.json"), {})
     for name in ("labels.json", "link.json"):
-        with pytest.raises(results.JournalError, match="another run is writing there"):
-            command.process_folder(photos, tmp_path / name, tasks={"colour": model})
+        with pytest.raises(outputs.JournalError, match="another run is writing there"):
+            cli.process_folder(photos, tmp_path / name, tasks={"colour": model})
     journal.close(delete=True)
 
 
@@ -262,13 +262,13 @@ def test_two_runs_cannot_reach_one_output_by_a_link(photos, model, tmp_path):
 def test_only_what_is_no_picture_by_suffix_and_content_is_skipped(model, tmp_path, name, content, is_skipped):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / name).write_bytes(content)
-    counts = command.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model})
+    counts = cli.process_folder(tmp_path / "photos", tmp_path / "o.json", tasks={"colour": model})
     assert counts == (0, not is_skipped, is_skipped)
 
 
 def test_a_name_with_a_nul_is_an_error_of_that_name(photos, model, tmp_path):
     names = [str(photos / "img_1.jpg"), "a\0b"]
-    assert command.process_folder("", tmp_path / "labels.json", tasks={"colour": model}, names=names) == (1, 1, 0)
+    assert cli.process_folder("", tmp_path / "labels.json", tasks={"colour": model}, names=names) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -276,15 +276,15 @@ def test_a_name_with_a_nul_is_an_error_of_that_name(photos, model, tmp_path):
 )
 def test_a_task_may_not_be_named_like_a_key_of_the_results(task, capsys):
     with pytest.raises(SystemExit) as ended:
-        command.main(["photos", "--tasks", f"{task}=gender_cnn"])
+        cli.main(["photos", "--tasks", f"{task}=gender_cnn"])
     assert ended.value.code == 2 and "is a key of the results" in capsys.readouterr().err
 
 
 def test_a_task_is_answered_by_a_model_of_that_task(photos, capsys):
     for asked in ("glasses=gender_cnn", "age=gender_cnn", "gender=age_mobilenet_v2"):
-        assert command.main([str(photos), "--tasks", asked]) == 2
+        assert cli.main([str(photos), "--tasks", asked]) == 2
         assert "give the task another name" in capsys.readouterr().err
-    assert command.load_tasks({"gender": "gender_cnn", "sex": "gender_cnn"})
+    assert cli.load_tasks({"gender": "gender_cnn", "sex": "gender_cnn"})
 
 
 # ------------------------------------------------------------------------------------------------- refusals
@@ -298,7 +298,7 @@ def refused(photos, folder, tmp_path, capsys):
         places = {"photos": photos, "model": folder, "tmp": tmp_path}
         before = sorted(tmp_path.rglob("*"))
         try:
-            status = command.main([argument.format(**places) for argument in arguments])
+            status = cli.main([argument.format(**places) for argument in arguments])
         except SystemExit as exit:  # argparse leaves this way
             status = exit.code
         out, err = capsys.readouterr()
@@ -435,7 +435,7 @@ def test_a_name_that_is_not_utf8_is_found_and_read(model, tmp_path):
 
 def labels_of(photos, tmp_path, *arguments, model):
     output = tmp_path / "labels.json"
-    status = command.main([str(photos), "--model", str(model), "--output", str(output), *arguments])
+    status = cli.main([str(photos), "--model", str(model), "--output", str(output), *arguments])
     return status, json.loads(output.read_text()) if output.exists() else None
 
 
@@ -467,7 +467,7 @@ def test_a_model_may_carry_its_own_threshold(unsure, tmp_path, folder, capsys):
 @pytest.mark.parametrize("value", ["1.1", "-0.1", "nan", "sure", ""])
 def test_a_threshold_is_a_probability(value, photos, capsys):
     with pytest.raises(SystemExit) as stopped:
-        command.main([str(photos), "--min-confidence", value])
+        cli.main([str(photos), "--min-confidence", value])
     assert stopped.value.code == 2
     assert 'is neither a probability from 0 to 1 nor "auto"' in capsys.readouterr().err
 
@@ -496,7 +496,7 @@ def test_several_models_look_at_one_decoded_photo(photos, tmp_path, folder, ages
     (photos / "img_9.jpg").touch()
     output = tmp_path / "labels.json"
     asked = ["--tasks", f"colour={folder},age={ages}", "--confidence", "--faces", "crop"]
-    assert command.main([str(photos), "--output", str(output), *asked]) == 1
+    assert cli.main([str(photos), "--output", str(output), *asked]) == 1
     assert opened == [24] * 6
     found = json.loads(output.read_text())
     assert list(found["img_0.jpg"]) == ["colour", "colour_probability", "age", "age_interval"]
@@ -507,7 +507,7 @@ def test_several_models_look_at_one_decoded_photo(photos, tmp_path, folder, ages
 @pytest.mark.parametrize("how", [["--model", "{}"], ["--tasks", "age={}"]])
 def test_ages_alone(photos, tmp_path, ages, how):
     output = tmp_path / "labels.json"
-    assert command.main([str(photos), "--output", str(output), "--faces", "crop", how[0], how[1].format(ages)]) == 0
+    assert cli.main([str(photos), "--output", str(output), "--faces", "crop", how[0], how[1].format(ages)]) == 0
     assert json.loads(output.read_text())["img_0.jpg"] == {"age": 25.4, "age_interval": [19, 31]}
 
 
@@ -515,9 +515,9 @@ def test_ages_alone(photos, tmp_path, ages, how):
 def test_a_task_alone_is_plain_and_tells_the_same_beside_others(photos, tmp_path, folder, ages, batch_size):
     output = tmp_path / "labels.json"
     rest = ["--output", str(output), "--batch-size", batch_size, "--tasks"]
-    assert command.main([str(photos), *rest, f"colour={folder}"]) == 0
+    assert cli.main([str(photos), *rest, f"colour={folder}"]) == 0
     assert json.loads(output.read_text()) == COLOURS
-    assert command.main([str(photos), *rest, f"age={ages},colour={folder}"]) == 0
+    assert cli.main([str(photos), *rest, f"age={ages},colour={folder}"]) == 0
     assert {name: entry["colour"] for name, entry in json.loads(output.read_text()).items()} == COLOURS
 
 
@@ -547,7 +547,7 @@ def test_thresholds_are_for_labels(refused, ages, photos, tmp_path, folder):
     rest = ["{photos}", "--output", "{tmp}/a.json", "--min-confidence", "0.99", "--tasks"]
     assert refused(*rest, f"age={ages}").endswith("--min-confidence is for labels, and ages alone were asked for")
     picture(photos / "img_5.jpg", (90, 0, 80))
-    assert command.main([part.format(photos=photos, tmp=tmp_path) for part in rest] + [f"a={ages},c={folder}"]) == 0
+    assert cli.main([part.format(photos=photos, tmp=tmp_path) for part in rest] + [f"a={ages},c={folder}"]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["img_5.jpg"]["c"] == "unknown"
 
 
@@ -555,6 +555,6 @@ def test_faces_are_looked_for_only_where_a_model_answers_about_faces(tmp_path):
     cartoons = predict.Model(tiny_model.write(tmp_path / "cartoons", classes=["bart", "lisa"]))
     glasses = predict.Model(tiny_model.write(tmp_path / "worn", classes=["glasses", "no_glasses"]))
     years = predict.Model(tiny_model.write(tmp_path / "years", age=True))
-    assert command.looked_for("auto", [glasses, years]) == "auto"
-    assert command.looked_for("auto", [cartoons, glasses]) == "crop"
-    assert command.looked_for("detect", [cartoons]) == "detect"
+    assert cli.looked_for("auto", [glasses, years]) == "auto"
+    assert cli.looked_for("auto", [cartoons, glasses]) == "crop"
+    assert cli.looked_for("detect", [cartoons]) == "detect"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from faces import results
+from faces import outputs
 
-SCHEMA = json.loads(Path(results.__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(Path(outputs.__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 CROP = {"faces": [{"gender": "male", "gender_probability": 0.98, "age": 34.2, "age_interval": [27, 42]}]}
 PLACED = {
     "gender": "female",
@@ -45,7 +45,7 @@ NONE = {"faces": []}
 )
 def test_a_picture_in_the_json_form(record, asked, said):
     jsonschema = pytest.importorskip("jsonschema")
-    assert results.entry(record, **asked) == said
+    assert outputs.entry(record, **asked) == said
     jsonschema.validate({"a.jpg": said}, SCHEMA)
 
 
@@ -68,17 +68,17 @@ def test_the_schema_refuses_what_is_never_written(wrong):
 
 
 def test_flat_rows_are_one_a_face():
-    found = list(results.rows("a.jpg", GROUP, ["gender", "age"]))
+    found = list(outputs.rows("a.jpg", GROUP, ["gender", "age"]))
     assert [row["face"] for row in found] == [0, 1] and found[1]["gender"] == "female"
     assert (found[0]["left"], found[0]["age_low"], found[0]["score"]) == (1.0, 2, 0.9)
-    [nobody] = results.rows("a.jpg", NONE, ["gender"])
+    [nobody] = outputs.rows("a.jpg", NONE, ["gender"])
     assert nobody["face"] is None and nobody["gender"] is None
-    columns = results.columns(["gender", "age"], ["age"])
+    columns = outputs.columns(["gender", "age"], ["age"])
     assert set(found[0]) == set(columns)
 
 
 def test_a_journal_keeps_whole_batches_in_order_of_names(tmp_path):
-    journal = results.Journal(tmp_path / "j", {"a": 1})
+    journal = outputs.Journal(tmp_path / "j", {"a": 1})
     journal.add([("b", CROP), ("a\udce9", NONE)])
     journal.add([("é", {"error": "gone"})])
 
@@ -90,7 +90,7 @@ def test_a_journal_keeps_whole_batches_in_order_of_names(tmp_path):
         journal.add(broken())
     assert "b" in journal and "é" in journal and "c" not in journal
     journal.close()
-    again = results.Journal(tmp_path / "j", {"a": 1}, resume=True)
+    again = outputs.Journal(tmp_path / "j", {"a": 1}, resume=True)
     assert [name for name, _ in again.records("faces")] == ["a\udce9", "b"]
     assert list(again.records("error")) == [("é", {"error": "gone"})]
     assert [again.count(kind) for kind in ("faces", "error", "skipped")] == [2, 1, 0]
@@ -100,13 +100,13 @@ def test_a_journal_keeps_whole_batches_in_order_of_names(tmp_path):
 
 def test_a_file_that_is_no_journal_is_not_touched(tmp_path):
     (tmp_path / "j").write_bytes(b"dear diary" * 100)
-    with pytest.raises(results.JournalError, match="is no journal of a run, or damaged"):
-        results.Journal(tmp_path / "j", {}, resume=True)
+    with pytest.raises(outputs.JournalError, match="is no journal of a run, or damaged"):
+        outputs.Journal(tmp_path / "j", {}, resume=True)
     assert (tmp_path / "j").read_bytes() == b"dear diary" * 100
 
 
 def test_a_full_disk_is_an_oserror(tmp_path):
-    journal = results.Journal(tmp_path / "j", {})
+    journal = outputs.Journal(tmp_path / "j", {})
     journal.store.execute("PRAGMA max_page_count = 12")
     with pytest.raises(OSError, match="No space left") as error:
         journal.add((f"{number:05}", CROP) for number in range(10_000))
@@ -116,23 +116,23 @@ def test_a_full_disk_is_an_oserror(tmp_path):
 
 
 def test_two_runs_cannot_have_one_journal(tmp_path):
-    first = results.Journal(tmp_path / "j", {})
+    first = outputs.Journal(tmp_path / "j", {})
     first.add([("a", CROP)])
     for resume in (False, True):
-        with pytest.raises(results.JournalError, match="another run is writing there"):
-            results.Journal(tmp_path / "j", {}, resume=resume)
+        with pytest.raises(outputs.JournalError, match="another run is writing there"):
+            outputs.Journal(tmp_path / "j", {}, resume=resume)
     first.close()
-    second = results.Journal(tmp_path / "j", {}, resume=True)
+    second = outputs.Journal(tmp_path / "j", {}, resume=True)
     assert second.count("faces") == 1
     second.close(delete=True)
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "VERSION", 1)
-    results.Journal(tmp_path / "j", {}).close()
+    monkeypatch.setattr(outputs, "VERSION", 1)
+    outputs.Journal(tmp_path / "j", {}).close()
     monkeypatch.undo()
-    with pytest.raises(results.JournalError, match="is of another version"):
-        results.Journal(tmp_path / "j", {}, resume=True)
+    with pytest.raises(outputs.JournalError, match="is of another version"):
+        outputs.Journal(tmp_path / "j", {}, resume=True)
 
 
 def test_a_journal_as_earlier_versions_wrote_it_is_refused(tmp_path):
@@ -142,13 +142,13 @@ def test_a_journal_as_earlier_versions_wrote_it_is_refused(tmp_path):
     store.execute("CREATE TABLE records (name BLOB PRIMARY KEY, failed INTEGER, record TEXT) WITHOUT ROWID")
     store.execute("INSERT INTO about VALUES ('{}')")
     store.close()
-    with pytest.raises(results.JournalError, match="is of another version"):
-        results.Journal(tmp_path / "j", {}, resume=True)
-    results.Journal(tmp_path / "j", {}).close(delete=True)
+    with pytest.raises(outputs.JournalError, match="is of another version"):
+        outputs.Journal(tmp_path / "j", {}, resume=True)
+    outputs.Journal(tmp_path / "j", {}).close(delete=True)
 
 
 def test_a_journal_has_a_log_so_that_a_batch_does_not_wait_for_the_disk(tmp_path):
-    journal = results.Journal(tmp_path / "50% a?b#c", {})
+    journal = outputs.Journal(tmp_path / "50% a?b#c", {})
     journal.add([("a", CROP)])
     assert journal.store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["50% a?b#c", "50% a?b#c-wal"]
@@ -160,8 +160,8 @@ def test_a_journal_where_there_are_no_file_locks(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(results.fcntl or results.msvcrt, "flock" if results.fcntl else "locking", unsupported)
-    journal = results.Journal(tmp_path / "j", {})
+    monkeypatch.setattr(outputs.fcntl or outputs.msvcrt, "flock" if outputs.fcntl else "locking", unsupported)
+    journal = outputs.Journal(tmp_path / "j", {})
     journal.add([("a", CROP)])
     assert journal.count("faces") == 1
     journal.close(delete=True)
@@ -169,7 +169,7 @@ def test_a_journal_where_there_are_no_file_locks(tmp_path, monkeypatch):
 
 def test_escaped_names_are_utf8_and_tell_their_bytes():
     for name in ("a.jpg", "é", "a\\b", os.fsdecode(b"caf\xe9"), r"caf\xe9", os.fsdecode(b"a\\b\xe9")):
-        text = results.escaped(name)
+        text = outputs.escaped(name)
         text.encode("utf-8")
         if re.search(r"\\x[0-9a-f]{2}", text):  # the rule that the README gives
             back = re.sub(r"\\(\\|x..)", lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), text)
@@ -178,11 +178,11 @@ def test_escaped_names_are_utf8_and_tell_their_bytes():
         assert back == name
 
 
-@pytest.mark.parametrize("form", results.FORMATS)
+@pytest.mark.parametrize("form", outputs.FORMATS)
 def test_every_reader_takes_every_name(tmp_path, form):
     names = ["a\rb.jpg", os.fsdecode(b"caf\xe9.jpg"), "line\nbreak.jpg", 'quo"te, comma.jpg']
     path = tmp_path / "out"
-    results.write([(name, CROP) for name in names], path, form, tasks=["gender", "age"], ages=["age"])
+    outputs.write([(name, CROP) for name in names], path, form, tasks=["gender", "age"], ages=["age"])
     content = path.read_bytes()
     if form == "parquet":
         read = pd.read_parquet(path)["file"].tolist()
@@ -191,4 +191,4 @@ def test_every_reader_takes_every_name(tmp_path, form):
     else:
         lines = path.read_text("utf-8").rstrip("\n").split("\n")
         read = list(json.loads(content)) if form == "json" else [json.loads(line)["file"] for line in lines]
-    assert read == [results.escaped(name) for name in names]
+    assert read == [outputs.escaped(name) for name in names]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from faces import drawing
+from faces.research import drawing
 
 
 def test_the_same_generator_state_draws_the_same_face():
@@ -74,7 +74,7 @@ def test_draw_face_says_which_option_is_wrong(options, message):
 
 def test_drawing_needs_only_numpy_and_pillow():
     block = "import sys; sys.modules.update(dict.fromkeys(['torch', 'pandas', 'matplotlib', 'scipy', 'tqdm']));"
-    done = subprocess.run([sys.executable, "-c", block + "import faces.demo"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", block + "import faces.research.demo"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from faces import evaluation
+from faces.research import evaluation
 
 
 def frame(n=200, seed=0):

@@ -134,7 +134,7 @@ def read(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> pd.DataFrame
         if not root.is_dir():
             raise FileNotFoundError(
                 f"no such data folder: {root}. Put the images there, name another folder, "
-                f"or draw a practice set: python -m faces.demo {root}"
+                f"or draw a practice set: python -m faces.research.demo {root}"
             )
         frame, layout, left_out = _read_root(root, joined=len(roots) > 1)
         # Two roots of the same name must not pass for one source.

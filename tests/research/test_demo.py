@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from faces import demo, drawing
+from faces.research import demo, drawing
 
 UTKFACE_NAME = re.compile(r"(\d+)_([01])_([0-4])_(\d{17})\.jpg\.chip\.jpg")
 N = 50  # distinct faces; flaws add 1 exact copy, 2 near copies and 1 broken file
@@ -191,7 +191,7 @@ def test_command_line(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "faces.demo",
+        "faces.research.demo",
         str(tmp_path / "set"),
         "--n",
         "3",

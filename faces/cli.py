@@ -1,6 +1,6 @@
 """The command line of ``process.py``: pictures in, answers out, each file exactly once.
 
-What is found is kept on disk as it goes (``faces.results.Journal``) and takes its form at the end, so neither memory
+What is found is kept on disk as it goes (``faces.outputs.Journal``) and takes its form at the end, so neither memory
 nor a killed process is a limit. Needs numpy, Pillow, onnxruntime and tqdm, and no torch.
 """
 
@@ -22,7 +22,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from faces import __version__, finding, images, results
+from faces import __version__, finding, images, outputs
 from faces.files import whole_file, write_json
 from faces.predict import (
     ARTIFACTS,
@@ -80,7 +80,7 @@ def process_folder(
 ) -> tuple[int, int, int]:
     """Answer for every picture of a folder and write ``output``; return how many were read, failed and skipped.
 
-    As ``json`` it becomes ``{"img_1.jpg": "male", …}`` sorted by name; ``faces.results.entry`` says what becomes of
+    As ``json`` it becomes ``{"img_1.jpg": "male", …}`` sorted by name; ``faces.outputs.entry`` says what becomes of
     more tasks, probabilities and faces. What could not be read is reported on stderr and written to
     ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier run goes. A file that
     neither by its suffix nor by its content is a picture (notes, sidecars, videos) is skipped.
@@ -94,7 +94,7 @@ def process_folder(
     faces : "crop" (each picture is the crop of one face), "detect" (look for faces) or "auto" (look, unless the picture
         is a crop already).
     min_face, min_score : as for ``finding.Detector``.
-    form : one of ``results.FORMATS``.
+    form : one of ``outputs.FORMATS``.
     html : also write a page to look at there.
     min_confidence : a face whose label has a lower probability is labelled "unknown" (its probability remains that of
         the label it would have got); "auto" takes each classifier's own threshold.
@@ -104,7 +104,7 @@ def process_folder(
     Raises
     ------
     UsageError : "auto" confidence for a classifier that has no threshold; the face detector or pyarrow is missing.
-    results.JournalError : see ``results.Journal``.
+    outputs.JournalError : see ``outputs.Journal``.
     """
     for path in filter(None, (output, html)):  # before hours of work, not after
         with suppress(_Enough), whole_file(path):
@@ -118,11 +118,11 @@ def process_folder(
         _needs("pyarrow", "parquet")
     if names is None:
         names = _without_ours(find_files(folder, recursive=recursive), folder, output)
-    asked = {"folder": results.escaped(os.path.realpath(folder)), "faces": faces, "least": least}
+    asked = {"folder": outputs.escaped(os.path.realpath(folder)), "faces": faces, "least": least}
     if faces != "crop":
         asked |= {"min_face": min_face, "min_score": min_score}
-    models = {task: {"name": results.escaped(model.name), "sha256": model.sha256} for task, model in tasks.items()}
-    journal = results.Journal(_journal(output), asked | {"models": models}, resume=resume)
+    models = {task: {"name": outputs.escaped(model.name), "sha256": model.sha256} for task, model in tasks.items()}
+    journal = outputs.Journal(_journal(output), asked | {"models": models}, resume=resume)
     try:
         todo = (name for name in names if name not in journal) if resume else names
         said = records(tasks, folder, todo, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
@@ -142,7 +142,7 @@ def process_folder(
             from faces import report
 
             report.write(journal.records("faces"), html, folder=folder, tasks=list(tasks), ages=ages)
-        results.write(journal.records("faces"), output, form, **shape)
+        outputs.write(journal.records("faces"), output, form, **shape)
         _write_errors(journal, output.with_name(ERRORS), failed)
         write_json(
             output.with_name(RUN),
@@ -150,9 +150,9 @@ def process_folder(
                 "faces": __version__,
                 "models": models,
                 "options": asked | {"form": form, "confidence": confidence, "boxes": boxes, "resumed": resume},
-                "output": results.escaped(output.name),
+                "output": outputs.escaped(output.name),
                 "files": {"read": read, "failed": failed, "skipped": skipped},
-                "skipped": [results.escaped(name) for name, _ in islice(journal.records("skipped"), SKIPPED_NAMES)],
+                "skipped": [outputs.escaped(name) for name, _ in islice(journal.records("skipped"), SKIPPED_NAMES)],
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - began, 3),
             },
@@ -209,14 +209,14 @@ def _journal(output: Path) -> Path:
     return real.with_name(f".{real.name}.journal")
 
 
-def _write_errors(journal: results.Journal, path: Path, failed: int) -> None:
+def _write_errors(journal: outputs.Journal, path: Path, failed: int) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
     with whole_file(path) as file:
-        errors = results.JsonObject(file)
+        errors = outputs.JsonObject(file)
         for name, record in journal.records("error"):
-            errors.add(results.escaped(name), printable(record["error"]))
+            errors.add(outputs.escaped(name), printable(record["error"]))
         errors.close()
 
 
@@ -457,7 +457,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="P",
         help=f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)',
     )
-    parser.add_argument("--format", choices=results.FORMATS, default="json", help="of the results (default: json)")
+    parser.add_argument("--format", choices=outputs.FORMATS, default="json", help="of the results (default: json)")
     parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, filters and histograms there too")
     parser.add_argument("--resume", action="store_true", help="go on where a run that was cut short stopped")
     parser.add_argument(
@@ -636,7 +636,7 @@ def main(argv: list[str] | None = None) -> int:
             batch_size=options.batch_size,
             max_pixels=options.max_pixels,
         )
-    except (UsageError, results.JournalError) as error:
+    except (UsageError, outputs.JournalError) as error:
         _complain(f"process.py: {printable(str(error))}")
         return 2
     except OSError as error:

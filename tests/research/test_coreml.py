@@ -8,8 +8,9 @@ import tiny_model
 import torch
 from seeds import SEED
 
-from faces import coreml, export, models
+from faces import export, models
 from faces.predict import Model, UsageError
+from faces.research import coreml
 
 pytestmark = pytest.mark.slow
 

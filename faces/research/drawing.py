@@ -1,6 +1,6 @@
 """Cartoon faces, drawn: `draw_face` makes one of a given gender, age, skin tone and kind of glasses.
 
-Needs numpy and Pillow. `faces.demo` makes labelled sets of them.
+Needs numpy and Pillow. `faces.research.demo` makes labelled sets of them.
 """
 
 import math

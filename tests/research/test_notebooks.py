@@ -13,7 +13,7 @@ import papermill
 import pytest
 import yaml
 
-from faces import notebooks
+from faces.research import notebooks
 
 ALL = notebooks.find()
 NAMES = [path.stem for path in ALL]
@@ -165,7 +165,7 @@ def test_own_photos_take_the_place_of_all_the_profiles_photos(tmp_path, monkeypa
 
 
 def runner(*arguments):
-    command = [sys.executable, "-m", "faces.notebooks", *arguments]
+    command = [sys.executable, "-m", "faces.research.notebooks", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=notebooks.ROOT)
 
 
@@ -225,6 +225,6 @@ def test_paths_are_meant_from_where_the_notebook_was_started(tmp_path, monkeypat
 def test_notebook_09_says_what_is_wrong_with_its_folder(tmp_path, folder, given, message):
     (tmp_path / "empty").mkdir()
     parameters = {"pictures_dir": given, "model": str(folder), "figures_dir": str(tmp_path)}
-    [path] = notebooks.find(["09"])
+    [path] = notebooks.find(["10"])
     with pytest.raises(papermill.PapermillExecutionError, match=message):
         papermill.execute_notebook(str(path), None, parameters, cwd=str(tmp_path), progress_bar=False)

@@ -1,8 +1,8 @@
 """Drawn faces with labels, so that every notebook runs without data and without a network.
 
-`make` writes a folder of cartoon faces (`faces.drawing`) in the layout of a public data set:
+`make` writes a folder of cartoon faces (`faces.research.drawing`) in the layout of a public data set:
 
-    python -m faces.demo data/demo --n 400 --layout utkface
+    python -m faces.research.demo data/demo --n 400 --layout utkface
 
 The cues for gender overlap on purpose (some men wear their hair long, small children look alike), so that a
 classifier has something to learn and something to get wrong. What drawings yield says nothing about photos.
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from faces.drawing import GENDERS, GLASSES, SKINS, draw_face
+from faces.research.drawing import GENDERS, GLASSES, SKINS, draw_face
 
 SETTINGS_FILE = ".demo.json"
 # fmt: off
@@ -218,7 +218,7 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m faces.demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m faces.research.demo", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=400, help="distinct faces (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

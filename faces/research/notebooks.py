@@ -1,4 +1,4 @@
-"""Run the notebooks headless: ``python -m faces.notebooks [--only 02] [--profile demo] [-p name value]``.
+"""Run the notebooks headless: ``python -m faces.research.notebooks [--only 02] [--profile demo] [-p name value]``.
 
 ``--report`` executes those that stand on results from what is committed, without photos, and compares their outputs.
 ``--publish 01`` makes the tables of the last run the published ones and writes the notebook's outputs.
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS, CONFIGS, EXECUTED = ROOT / "notebooks", ROOT / "configs", ROOT / "runs" / "notebooks"
 RESULTS, FIGURES = ROOT / "artifacts" / "results", ROOT / "figures"
 
@@ -279,7 +279,7 @@ def run_profile(
         for notebook in notebooks
     }
     for where, settings in blocks.get("draw", {}).items():
-        from faces import demo
+        from faces.research import demo
 
         demo.make(ROOT / where, **settings)
     executed = []
@@ -295,7 +295,9 @@ def main(argv: list[str] | None = None) -> int:
     """Command line: 0 when every notebook ran, 1 when a cell failed, 2 for wrong usage."""
     import yaml
 
-    parser = argparse.ArgumentParser(prog="python -m faces.notebooks", description="Run the notebooks headless.")
+    parser = argparse.ArgumentParser(
+        prog="python -m faces.research.notebooks", description="Run the notebooks headless."
+    )
     parser.add_argument("--only", action="append", default=[], metavar="NN", help="only notebooks that begin so")
     parser.add_argument("--profile", default="full", help="parameters from configs/PROFILE.yaml (default: %(default)s)")
     parser.add_argument(
@@ -325,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
         parameters |= {name: yaml.safe_load(value) for name, value in options.parameters}
         run_profile(options.profile, only=options.only, data=options.data, parameters=parameters)
     except (RunnerError, yaml.YAMLError, FileExistsError) as error:
-        print(f"faces.notebooks: {error}", file=sys.stderr)
+        print(f"faces.research.notebooks: {error}", file=sys.stderr)
         return 2
     except NotebookError as error:
         print(f"\n{error}", file=sys.stderr)
