@@ -58,7 +58,7 @@ class Recipe:
         those of ``along`` are only learnt with them, where the manifest has them. ``age`` is an age in years, also from
         ``age_group``; any other column a class label.
     backbone, options : str, mapping
-        A key of ``networks.BACKBONES`` or ``timm:NAME``, and its arguments.
+        A key of ``backbones.BACKBONES`` or ``timm:NAME``, and its arguments.
     size, whole : int, bool
         Side of the images in pixels; all of each picture between black edges instead of its central square.
     weights : str

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from faces import __version__
 from faces.export import HALF_TOLERANCE, TOLERANCE, YEARS_TOLERANCE, ExportError, halve
+from faces.research.backbones import SameConv
 from faces.research.heads import Classes, Head, from_dict
-from faces.research.networks import Network, SameConv
+from faces.research.networks import Network
 
 SUBJECTS = ("face", "picture")
 

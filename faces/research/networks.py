@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from faces import models
-from faces.models import IMAGENET_MEAN, IMAGENET_STD, Standardize, WeightsError
+from faces.research.backbones import BACKBONES, WeightsError, from_timm, from_vggface2
 from faces.research.heads import Head
 
 
@@ -192,7 +188,7 @@ def build(
     """
     imagenet, options = str(weights) == "imagenet", dict(options or {})
     if backbone.startswith("timm:"):
-        builder: Callable = partial(_timm, backbone.removeprefix("timm:"))
+        builder: Callable = partial(from_timm, backbone.removeprefix("timm:"))
     elif backbone in BACKBONES:
         builder = BACKBONES[backbone]
     else:
@@ -232,7 +228,7 @@ def load_weights(network: Network, source: str | os.PathLike) -> list[str]:
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"no weights to start from in {path}: {error}") from error
     if "stem.weight" in tensors:
-        tensors = _from_vggface2(tensors)
+        tensors = from_vggface2(tensors)
     return take(network, tensors, str(path))
 
 
@@ -247,199 +243,6 @@ def take(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> list
     if wanted and not wanted & fit.keys():
         raise WeightsError(f"{source} is not of this architecture and width")
     return sorted(fit)
-
-
-# ------------------------------------------------------------------------------------------------------- backbones
-# Each takes size and imagenet and returns the features and their width.
-
-
-def _without_imagenet(build: Callable[..., nn.Sequential], takes_size: bool = False) -> Callable:
-    """A network of ``faces.models`` that has no ImageNet weights, without its last layer and the dropout before it."""
-
-    def backbone(*, size: int, imagenet: bool, **options) -> tuple[nn.Module, int]:
-        if imagenet:
-            raise WeightsError(f"there are no ImageNet weights of {build.__name__}: start from weights='random'")
-        layers = list(build(2, **({"size": size} if takes_size else {}), **options))
-        width = layers.pop().in_features
-        if isinstance(layers[-1], nn.Dropout):
-            layers.pop()
-        return nn.Sequential(*layers), width
-
-    return backbone
-
-
-def _torchvision(name: str, *, size: int, imagenet: bool, **options) -> tuple[nn.Module, int]:
-    if imagenet and options.get("width_mult", 1.0) != 1.0:
-        raise WeightsError(f"there are ImageNet weights of {name} for width 1.0 only: start from weights='random'")
-    kept = torchvision.models.get_model_weights(name).DEFAULT
-    if name == "mobilenet_v2":
-        kept = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
-    try:
-        network = torchvision.models.get_model(name, weights=kept if imagenet else None, **options)
-    except (URLError, OSError) as error:
-        raise WeightsError(
-            f"the ImageNet weights could not be downloaded ({error}): set TORCH_HOME to a folder that holds "
-            f"hub/checkpoints/{kept.url.rsplit('/', 1)[1]}, or start from the weights of a model folder"
-        ) from error
-    if name.startswith("resnet"):
-        width = network.fc.in_features
-        del network.avgpool, network.fc
-        stages = OrderedDict(network.named_children())
-    else:
-        stages = OrderedDict(network.features.named_children())
-        width = network.features[-1].out_channels
-    features = nn.Sequential(OrderedDict(standardize=Standardize(IMAGENET_MEAN, IMAGENET_STD), **stages))
-    models._quicken(features)
-    return features, width
-
-
-def _mobilenet_v2(*, size: int, imagenet: bool, width: float = 1.0) -> tuple[nn.Module, int]:
-    return _torchvision("mobilenet_v2", size=size, imagenet=imagenet, width_mult=width)
-
-
-def _resnet(name: str, *, size: int, imagenet: bool) -> tuple[nn.Module, int]:
-    # Every residual branch starts at 0, so that a random network sets out as a shallow one (Goyal et al., 1706.02677).
-    return _torchvision(name, size=size, imagenet=imagenet, zero_init_residual=True)
-
-
-def _timm(name: str, *, size: int, imagenet: bool, **options) -> tuple[nn.Module, int]:
-    try:
-        import timm
-    except ImportError:
-        raise WeightsError(f"timm:{name} needs timm: pip install timm") from None
-    network = timm.create_model(name, pretrained=imagenet, num_classes=0, global_pool="", **options)
-    about = network.pretrained_cfg
-    standardize = Standardize(about.get("mean", IMAGENET_MEAN), about.get("std", IMAGENET_STD))
-    return nn.Sequential(OrderedDict(standardize=standardize, network=network)), network.num_features
-
-
-# The VGGFace2 network's mean colour, RGB in 0..255; it saw BGR minus this, without a scale.
-VGGFACE2_MEAN, VGGFACE2_SCALE = (123.68, 116.779, 103.939), 64.0
-MOBILENET_V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-
-
-class SameConv(nn.Module):
-    """Convolution 3×3 or 1×1 with TensorFlow's SAME padding, optional BatchNorm, ReLU6.
-
-    ``gain`` is a constant factor on each output channel's kernel (the equalised learning rate of Karras et al.,
-    1710.10196): kernels into which BatchNorm has been folded differ by a factor of 10,000, and an optimiser whose steps
-    are as large for all of them, as Adam's are, would ruin the small ones and never move the large ones.
-    """
-
-    def __init__(self, channels: int, width: int, kernel: int, stride: int = 1, *, groups: int = 1, batch_norm: bool):
-        super().__init__()
-        self.stride, self.groups = stride, groups
-        self.weight = nn.Parameter(torch.empty(width, channels // groups, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.register_buffer("gain", torch.ones(width, 1, 1, 1))
-        self.norm = nn.BatchNorm2d(width) if batch_norm else None
-        nn.init.kaiming_normal_(self.weight, mode="fan_in")
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.gain is None else self.weight * self.gain
-        if self.stride == 1:
-            x = F.conv2d(x, weight, self.bias, padding=self.weight.shape[-1] // 2, groups=self.groups)
-        elif self.groups > 1 and self.training and x.device.type == "cpu" and torch.is_grad_enabled():
-            if torch.is_autocast_enabled("cpu"):
-                x, weight = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight))
-            x = _StridedDepthwise.apply(x, weight, self.bias.to(x))
-        else:
-            x = F.conv2d(_same(x), weight, self.bias, 2, groups=self.groups)
-        return F.relu6(x if self.norm is None else self.norm(x))
-
-    @torch.no_grad()
-    def equalise(self) -> None:
-        """Move the scale of each output channel's kernel into ``gain``, up to that of a random kernel."""
-        scale = self.weight.square().mean((1, 2, 3), keepdim=True).sqrt()
-        gain = (scale * (self.weight[0].numel() / 2) ** 0.5).clamp(min=1e-3)
-        self.weight.div_(gain / self.gain)
-        self.gain.copy_(gain)
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Multiply ``gain`` into the kernel for good: for export."""
-        self.weight.mul_(self.gain)
-        self.gain = None
-
-
-def _same(x: Tensor) -> Tensor:
-    """Padding of a 3×3 convolution of stride 2: at both ends of an odd side, at the end alone of an even one."""
-    height, width = x.shape[2] % 2, x.shape[3] % 2
-    return F.pad(x, (width, 1, height, 1))
-
-
-class _StridedDepthwise(torch.autograd.Function):
-    """A depthwise 3×3 convolution of stride 2 whose gradients are computed at stride 1.
-
-    oneDNN is fast at the backward pass of depthwise convolutions at stride 1 only; the gradient at stride 2 is the one
-    at stride 1 of an output gradient with zeros in between.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(_same(x), weight, bias, 2, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        down, across = 1 - x.shape[2] % 2, 1 - x.shape[3] % 2  # where the outputs lie among those at stride 1
-        spread = torch.zeros_like(x)
-        spread[:, :, down::2, across::2] = gradient
-        one = [1, 1]
-        return torch.ops.aten.convolution_backward(
-            spread, x, weight, [x.shape[1]], one, one, one, False, [0, 0], x.shape[1], list(ctx.needs_input_grad)
-        )
-
-
-def _mobilenet_v1(*, size: int, imagenet: bool, width: float = 1.0, batch_norm: bool = False) -> tuple[nn.Module, int]:
-    """MobileNetV1 (Howard et al., 1704.04861) as the VGGFace2 network has it: biases, ReLU6, SAME padding.
-
-    batch_norm : after each convolution; for training from random weights.
-    """
-    if imagenet:
-        raise WeightsError("there are no ImageNet weights of mobilenet_v1: give a file of weights, or 'random'")
-    conv = partial(SameConv, batch_norm=batch_norm)
-    scaled = lambda channels: max(8, round(channels * width / 8) * 8)  # noqa: E731
-    channels = scaled(32)
-    mean = tuple(value / 255 for value in VGGFACE2_MEAN)
-    stages: OrderedDict[str, nn.Module] = OrderedDict(
-        standardize=Standardize(mean, (VGGFACE2_SCALE / 255,) * 3), stem=conv(3, channels, 3, 2)
-    )
-    for number, (wide, stride) in enumerate(MOBILENET_V1, 1):
-        parts = {
-            "depthwise": conv(channels, channels, 3, stride, groups=channels),
-            "pointwise": conv(channels, scaled(wide), 1),
-        }
-        stages[f"block{number}"] = nn.Sequential(OrderedDict(parts))
-        channels = scaled(wide)
-    return nn.Sequential(stages), channels
-
-
-def _from_vggface2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The VGGFace2 file's tensors under our names, for RGB in 0..1: its BGR order and scale go into the stem."""
-    found = {f"features.{key}": value.float() for key, value in tensors.items() if not key.startswith("head.")}
-    found["features.stem.weight"] = found["features.stem.weight"].flip(1) * VGGFACE2_SCALE
-    for key in [key for key in found if key.endswith(".weight")]:
-        kernel = SameConv(found[key].shape[1], *found[key].shape[::3], batch_norm=False)
-        kernel.weight.data.copy_(found[key])
-        kernel.equalise()
-        found |= {key: kernel.weight.data, key.replace(".weight", ".gain"): kernel.gain}
-    return found
-
-
-BACKBONES: dict[str, Callable[..., tuple[nn.Module, int]]] = {
-    "gender_cnn": _without_imagenet(models.gender_cnn, takes_size=True),
-    "plain_cnn": _without_imagenet(models.plain_cnn, takes_size=True),
-    "cartoon_cnn": _without_imagenet(models.cartoon_cnn),
-    "small_resnet": _without_imagenet(models.small_resnet),
-    "mobilenet_v1": _mobilenet_v1,
-    "mobilenet_v2": _mobilenet_v2,
-    "mobilenet_v3_small": partial(_torchvision, "mobilenet_v3_small"),
-    "mobilenet_v3_large": partial(_torchvision, "mobilenet_v3_large"),
-    "resnet18": partial(_resnet, "resnet18"),
-    "resnet50": partial(_resnet, "resnet50"),
-}
 
 
 def parameter_groups(network: Network, rate: float, stage_decay: float, weight_decay: float) -> list[dict]:

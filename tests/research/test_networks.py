@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from faces import models
-from faces.research import export, networks
+from faces.research import backbones, export, networks
+from faces.research.backbones import WeightsError
 from faces.research.heads import Classes, Years
 
 HEADS = [Classes("gender", ("female", "male")), Years(), Classes("glasses", ("no", "yes"))]
@@ -43,23 +43,12 @@ def test_every_backbone_has_an_output_for_every_head(backbone):
         assert torch.allclose(output, mirrored[name], atol=1e-5)
 
 
-def test_published_backbones_keep_their_names():
-    """Weights of the former networks fit by name and shape."""
-    for name, former in (("mobilenet_v2", models.mobilenet_v2), ("resnet18", models.resnet18)):
-        old = former(1, weights="random").eval()
-        new = networks.build(name, HEADS, size=64).eval()
-        taken = networks.take(new, old.state_dict(), "it")
-        assert {key for key in old.state_dict() if key.startswith("features.")} <= set(taken)
-        with torch.no_grad():
-            assert torch.allclose(old.embed(images()), new.embed(images()), atol=1e-5)
-
-
 def vggface2(width=8):
     """A file in the layout of the VGGFace2 network, small; and what it computes, as its description has it."""
     draw = torch.Generator().manual_seed(0)
     channels, tensors = width, {}
     tensors["stem.weight"], tensors["stem.bias"] = torch.randn(width, 3, 3, 3, generator=draw) / 500, torch.ones(width)
-    for number, (wide, _) in enumerate(networks.MOBILENET_V1, 1):
+    for number, (wide, _) in enumerate(backbones.MOBILENET_V1, 1):
         wide = wide * width // 32
         scale = 10 ** torch.linspace(-3, 0, channels).view(-1, 1, 1, 1)
         tensors[f"block{number}.depthwise.weight"] = torch.randn(channels, 1, 3, 3, generator=draw) * scale
@@ -80,7 +69,7 @@ def vggface2(width=8):
             return F.relu6(F.conv2d(x, weight, tensors[f"{name}.bias"].to(x), stride, groups=groups))
 
         x = conv(x, "stem", 2, 1)
-        for number, (_, stride) in enumerate(networks.MOBILENET_V1, 1):
+        for number, (_, stride) in enumerate(backbones.MOBILENET_V1, 1):
             x = conv(x, f"block{number}.depthwise", stride, x.shape[1])
             x = conv(x, f"block{number}.pointwise", 1, 1)
         return x.mean((2, 3))
@@ -101,20 +90,6 @@ def test_face_recognition_weights_compute_what_they_did(tmp_path):
             assert torch.allclose(network.embed(x), features(x), rtol=1e-4, atol=1e-5)
     kernels = network.features.block3.depthwise
     assert kernels.weight.square().mean((1, 2, 3)).allclose(torch.tensor(2 / 9).double(), rtol=1e-3)
-
-
-@pytest.mark.parametrize("side", [7, 8])
-def test_quick_gradients_of_strided_depthwise_convolutions(side):
-    conv = networks.SameConv(3, 3, 3, 2, groups=3, batch_norm=False).double()
-    x = torch.rand(2, 3, side, side, dtype=torch.double, requires_grad=True)
-    found = []
-    for mode in (True, False):
-        conv.train(mode).zero_grad()
-        (gradient,) = torch.autograd.grad(conv(x).square().sum(), x, retain_graph=True)
-        conv(x).square().sum().backward()
-        found.append([gradient, conv.weight.grad.clone(), conv.bias.grad.clone()])
-    for quick, plain in zip(*found, strict=True):
-        assert torch.allclose(quick, plain)
 
 
 def test_a_frozen_backbone_stays_as_it_is():
@@ -139,13 +114,13 @@ def test_learning_rates_fall_towards_the_input():
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_file({"features.0.weight": torch.zeros(2)}, tmp_path / "weights.safetensors")
-    with pytest.raises(models.WeightsError, match="is not of this architecture and width"):
+    with pytest.raises(WeightsError, match="is not of this architecture and width"):
         networks.build("small_resnet", HEADS, size=32, weights=tmp_path)
-    with pytest.raises(models.WeightsError, match="no weights to start from"):
+    with pytest.raises(WeightsError, match="no weights to start from"):
         networks.build("small_resnet", HEADS, size=32, weights=tmp_path / "nothing")
-    with pytest.raises(models.WeightsError, match="no ImageNet weights of small_resnet"):
+    with pytest.raises(WeightsError, match="no ImageNet weights of small_resnet"):
         networks.build("small_resnet", HEADS, size=32, weights="imagenet")
-    with pytest.raises(models.WeightsError, match=r"width 1\.0 only"):
+    with pytest.raises(WeightsError, match=r"width 1\.0 only"):
         networks.build("mobilenet_v2", HEADS, size=64, options={"width": 0.5}, weights="imagenet")
     with pytest.raises(ValueError, match="no backbone 'nope'; there are gender_cnn"):
         networks.build("nope", HEADS, size=64)
@@ -155,7 +130,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 def test_timm_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(models.WeightsError, match="pip install timm"):
+    with pytest.raises(WeightsError, match="pip install timm"):
         networks.build("timm:efficientnet_lite0", HEADS, size=64)
 
 
