@@ -46,7 +46,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from faces import ages, images
-from faces.files import whole_file, write_json
+from faces.files import atomic_write, write_json
 from faces.predict import Age, Model, UsageError
 from faces.research import data, evaluation
 
@@ -214,7 +214,7 @@ def answers(name: str, ask: Ask, photos: pd.DataFrame, cache: Path | None, task:
     text = cache.read_text(encoding="utf-8") if cache and cache.is_file() else ""
     whole, _, rest = text.rpartition("\n")
     if rest:  # a run that was killed left half a line
-        with whole_file(cache) as file:
+        with atomic_write(cache) as file:
             file.write(whole + "\n" if whole else "")
     known = {row["sha256"]: row[task] for row in map(json.loads, whole.splitlines())}
     todo = photos[~photos["sha256"].isin(known)].drop_duplicates("sha256")

@@ -24,20 +24,20 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-# Files that desktops leave in folders; they are nobody's photos and nobody's errors.
-LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized", ".directory", ".picasa.ini", "icon\r"}
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SUFFIXES |= {".avif", ".heic", ".heif"}
 # Pillow's names of the formats that photos come in. Its other decoders, of icons, textures and maps, are never tried.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}  # brands, from the 9th byte on
-# What other files are, by their first bytes.
-KNOWN = {
+# Other files by their first bytes: pictures that are not supported, and what is no photo.
+UNSUPPORTED = {
     b"\xff\x0a": "a JPEG XL picture, which is not read",
     b"\0\0\0\x0cJXL ": "a JPEG XL picture, which is not read",
     b"II\xbc\x01": "a JPEG XR picture, which is not read",
     b"v/1\x01": "an OpenEXR picture, which is not read",
     b"#?RADIANCE": "a Radiance HDR picture, which is not read",
+}
+NO_PICTURES = {
     b"8BPS": "a Photoshop document, not a picture",
     b"%!PS": "a PostScript program, not a picture",
     b"\xc5\xd0\xd3\xc6": "a PostScript program, not a picture",
@@ -48,6 +48,9 @@ KNOWN = {
     b"icns": "an icon, not a photo",
     b"\x1aE\xdf\xa3": "a video, not a picture",
 }
+# Kinds of an ImageError.
+DAMAGED, NOT_A_PICTURE, NOT_SUPPORTED = "damaged", "not a picture", "not supported"
+TOO_LARGE, UNREADABLE = "too large", "unreadable"
 RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -74,7 +77,7 @@ SCALES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1, 2**24 - 1, 2*
 # Bytes a pixel that decoders take beside the picture: WebP and AVIF for frames of their own, TIFF for strips.
 DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 12, "JPEG2000": 24, "TIFF": 4, "GIF": 1}
 # What Pillow's decoders raise at damaged files, besides OSError.
-DAMAGED = (SyntaxError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
+DECODER_ERRORS = (SyntaxError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
 
 # Pillow warns of large pictures and odd metadata; what matters of it is decided below. Set once and for all, since
 # warnings.catch_warnings is not safe among the threads that decode.
@@ -86,7 +89,18 @@ for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
 
 
 class ImageError(ValueError):
-    """A file could not be read as a picture; the message says why, without the file's name."""
+    """A file could not be read as a picture.
+
+    Parameters
+    ----------
+    message : str
+        The reason, without the file's name.
+    kind : {"damaged", "not a picture", "not supported", "too large", "unreadable"}
+    """
+
+    def __init__(self, message: str, kind: str = DAMAGED):
+        super().__init__(message)
+        self.kind = kind
 
 
 class Budget:
@@ -134,11 +148,6 @@ class Budget:
 BUDGET = Budget(200_000_000)
 
 
-def is_litter(name: str) -> bool:
-    """True for the files that an operating system strews (``.DS_Store``, ``._photo.jpg``, ``Thumbs.db``)."""
-    return name.lower() in LITTER or name.startswith("._")
-
-
 def open_rgb(
     path: str | os.PathLike | BinaryIO,
     size: int | None = None,
@@ -173,18 +182,18 @@ def open_rgb(
     """
     if whole and size:
         least = 2 * size
-    most, rgb = MAX_PIXELS if max_pixels is None else max_pixels, None
+    most, rgb, kind = MAX_PIXELS if max_pixels is None else max_pixels, None, TOO_LARGE
     try:
         rgb = _open_rgb(path, None if whole else size, least, most)
         return square(rgb, size, whole) if size else rgb
     except ImageError as error:
-        reason = str(error)
+        reason, kind = str(error), error.kind
     except MemoryError:
         reason = "too large for this machine's memory"
     finally:
         BUDGET.decoded(4 * rgb.width * rgb.height if rgb and not size else 0)
     # Out here, since an error keeps what the frames of its traceback hold, and that of the error before it.
-    raise ImageError(reason)
+    raise ImageError(reason, kind)
 
 
 def picture_size(path: str | os.PathLike | BinaryIO) -> tuple[int, int]:
@@ -207,10 +216,10 @@ def _open_rgb(path, size: int | None, least: int | None, most: int) -> Image.Ima
         try:
             return _load(file, size, least, most)
         except _Damaged as error:
-            reason = str(error)
+            reason, kind = str(error), error.kind
         bare = _without_metadata(file)
         if bare is None:
-            raise ImageError(reason)
+            raise ImageError(reason, kind)
         return _load(bare, size, least, most)
 
 
@@ -224,7 +233,7 @@ def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Ima
     factor = max(1, factor)
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
-        raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read")
+        raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read", NOT_SUPPORTED)
     in_scans = jpeg and not _pillow(_in_one_scan, image)
     if factor > 1:  # of the fractions that JPEG offers, the smallest that is large enough
         _pillow(image.draft, "RGB", (max(1, width // factor), max(1, height // factor)))
@@ -232,17 +241,19 @@ def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Ima
     pixels = image.width * image.height
     coefficients = _coefficients(image, width * height) if in_scans else 0
     if pixels > most:
-        raise ImageError(f"{width}x{height} pixels is over the limit of {most}")
+        raise ImageError(f"{width}x{height} pixels is over the limit of {most}", TOO_LARGE)
     takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format, 0)) + coefficients
     if takes > MAX_PIXEL_BYTES * most:
-        kind = "progressive JPEG" if coefficients else image.format
+        form = "progressive JPEG" if coefficients else image.format
         limit = f"the limit of {most} pixels allows for {MAX_PIXEL_BYTES * most // 10**6} MB"
-        raise ImageError(f"{width}x{height} pixels as {kind} take {takes // 10**6} MB to decode, {limit}")
+        raise ImageError(f"{width}x{height} pixels as {form} take {takes // 10**6} MB to decode, {limit}", TOO_LARGE)
     BUDGET.take(takes + 4 * pixels // factor**2)
     wide = image.mode[0] not in "IF" and image.tile and ";16" in str(image.tile[0][3])
     _pillow(image.load, format=image.format)
     if wide and _hardly_used(image):
-        raise ImageError("16 bits a sample, of which at most 12 are used: how bright it is cannot be told")
+        raise ImageError(
+            "16 bits a sample, of which at most 12 are used: how bright it is cannot be told", NOT_SUPPORTED
+        )
     turn, rgb = TURNS.get(_orientation(image)), _to_rgb(image, factor)
     return rgb if turn is None else rgb.transpose(turn)
 
@@ -265,8 +276,9 @@ def _pillow(call: Callable, *arguments, format: str | None = None):
         raise
     except OSError as error:
         detail = error.strerror or str(error) or type(error).__name__
-        raise ImageError(f"damaged picture ({said[-1]})" if said else detail) from None
-    except DAMAGED as error:
+        kind = UNREADABLE if error.strerror else DAMAGED
+        raise ImageError(f"damaged picture ({said[-1]})" if said else detail, kind) from None
+    except DECODER_ERRORS as error:
         raise _Damaged(f"damaged picture ({type(error).__name__}: {error})") from None
 
 
@@ -304,7 +316,7 @@ def _opened(file: BinaryIO, most: int) -> Image.Image:
     file.seek(0)
     beginning = file.read(32)
     if not beginning:
-        raise ImageError("empty file")
+        raise ImageError("empty file", NOT_A_PICTURE)
     if beginning.startswith(b"GIF8"):
         BUDGET.take(BUDGET.total)  # Pillow may fill a whole frame when it opens one
     if Image.MAX_IMAGE_PIXELS and most > 2 * Image.MAX_IMAGE_PIXELS:
@@ -316,7 +328,7 @@ def _opened(file: BinaryIO, most: int) -> Image.Image:
     if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC and "HEIF" not in Image.OPEN:
         _read_heic()
         return _opened(file, most)
-    raise _Damaged(_what_it_is(beginning))
+    raise _Damaged(*_what_it_is(beginning))
 
 
 def _identified(file: BinaryIO, beginning: bytes, most: int) -> Image.Image:
@@ -324,7 +336,7 @@ def _identified(file: BinaryIO, beginning: bytes, most: int) -> Image.Image:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError:
         if not beginning.startswith(b"\xff\xd8"):
-            raise ImageError(f"more pixels than the limit of {most}") from None
+            raise ImageError(f"more pixels than the limit of {most}", TOO_LARGE) from None
         file.seek(0)
         image = JpegImagePlugin.jpeg_factory(file)  # of which a fraction may be decoded
     if image.format == "TIFF" and (page := _page(image)) is not None:
@@ -333,23 +345,26 @@ def _identified(file: BinaryIO, beginning: bytes, most: int) -> Image.Image:
     return image
 
 
-def _what_it_is(beginning: bytes) -> str:
-    """Why a file is no picture that is read, from its first bytes."""
+def _what_it_is(beginning: bytes) -> tuple[str, str]:
+    """Why a file is not read, by its first bytes, and the kind of that error."""
     brand = beginning[8:12]
     if beginning.startswith(RAW) or beginning[8:10] == b"CR":
-        return "a RAW photo, which is not read"
+        return "a RAW photo, which is not read", NOT_SUPPORTED
     if beginning[4:8] == b"ftyp":
         if brand in HEIC:
-            return "HEIC of a kind that pillow-heif does not read"
+            return "HEIC of a kind that pillow-heif does not read", NOT_SUPPORTED
         if brand in (b"avif", b"avis"):
-            return "AVIF, damaged or of a kind that this Pillow does not read"
-        return "a RAW photo, which is not read" if brand == b"crx " else "a video, not a picture"
+            return "AVIF, damaged or of a kind that this Pillow does not read", NOT_SUPPORTED
+        if brand == b"crx ":
+            return "a RAW photo, which is not read", NOT_SUPPORTED
+        return "a video, not a picture", NOT_A_PICTURE
     if beginning[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "a TIFF that is damaged or of a kind that Pillow does not read"
-    for start, what in KNOWN.items():
-        if beginning.startswith(start):
-            return what
-    return "not a picture in a known format"
+        return "a TIFF that is damaged or of a kind that Pillow does not read", DAMAGED
+    for known, kind in ((UNSUPPORTED, NOT_SUPPORTED), (NO_PICTURES, NOT_A_PICTURE)):
+        for start, what in known.items():
+            if beginning.startswith(start):
+                return what, kind
+    return "not a picture in a known format", NOT_A_PICTURE
 
 
 def _page(image: Image.Image) -> int | None:
@@ -360,7 +375,7 @@ def _page(image: Image.Image) -> int | None:
             image.seek(page)
         except EOFError:
             break
-        except (OSError, TypeError, *DAMAGED):
+        except (OSError, TypeError, *DECODER_ERRORS):
             if image.tag_v2.get(PHOTOMETRIC) in SENSOR_DATA:
                 best = None
             break
@@ -370,7 +385,7 @@ def _page(image: Image.Image) -> int | None:
         if not reduced and pixels > largest:
             best, largest = page, pixels
     if best is None:
-        raise ImageError("a RAW photo, of which only a thumbnail could be read")
+        raise ImageError("a RAW photo, of which only a thumbnail could be read", NOT_SUPPORTED)
     return best if several else None
 
 
@@ -425,10 +440,10 @@ def _read_heic() -> None:
     try:
         import pillow_heif
     except ImportError:
-        raise ImageError("HEIC, which pillow-heif reads: pip install pillow-heif") from None
+        raise ImageError("HEIC, which pillow-heif reads: pip install pillow-heif", NOT_SUPPORTED) from None
     pillow_heif.register_heif_opener()
     if "HEIF" not in Image.OPEN:  # or whoever asked would ask for ever
-        raise ImageError("HEIC, which this pillow-heif does not read")
+        raise ImageError("HEIC, which this pillow-heif does not read", NOT_SUPPORTED)
 
 
 def square(image: Image.Image, size: int, whole: bool = False) -> Image.Image:
@@ -489,7 +504,7 @@ def decode_all(paths: Sequence[str], size: int, whole: bool = False) -> np.ndarr
         try:
             decoded[number] = decode(path, size, whole)
         except ImageError as error:
-            raise ImageError(f"{path}: {error} (leave it out: data.usable(data.scan(manifest)))") from None
+            raise ImageError(f"{path}: {error} (leave it out: data.usable(data.scan(manifest)))", error.kind) from None
     return decoded
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote_from_bytes
 
-from faces.files import whole_file
+from faces.files import atomic_write
 
 try:
     import fcntl
@@ -204,7 +204,7 @@ class _as_oserror:
 # ------------------------------------------------------------------------------------------------------ forms
 
 
-def entry(record: dict, *, tasks: Iterable[str], confidence: bool = False, boxes: bool = False):
+def to_json(record: dict, *, tasks: Iterable[str], confidence: bool = False, boxes: bool = False):
     """What the JSON forms say of one picture.
 
     One face, or a picture that was taken as one: a label where one task was asked, else {task: answer, …}; with
@@ -334,11 +334,11 @@ def write(
     records = ((escaped(name), record) for name, record in records)
     if form == "parquet":
         return _write_parquet(records, Path(path), tasks, ages)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         if form == "json":
             whole = JsonObject(file)
             for name, record in records:
-                whole.add(name, entry(record, **said))
+                whole.add(name, to_json(record, **said))
             whole.close()
         elif form == "jsonl":
             for name, record in records:

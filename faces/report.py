@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from faces import finding, images
-from faces.files import whole_file
+from faces.files import atomic_write
 from faces.predict import printable
 
 MOST = 5000  # faces with a thumbnail on a page; browsers grow slow beyond
@@ -45,7 +45,7 @@ def write(
     """
     before, after = PAGE.read_text(encoding="utf-8").split("<!-- faces -->")
     shown = left = pictures = 0
-    with whole_file(path, errors="backslashreplace") as file:
+    with atomic_write(path, errors="backslashreplace") as file:
         file.write(before)
         for name, record in records:
             pictures += 1

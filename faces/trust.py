@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from faces.files import whole_file
+from faces.files import atomic_write
 
 LIST = "SHA256SUMS"
 
@@ -64,7 +64,7 @@ def vouch(folder: str | os.PathLike) -> list[str]:
     home, sums = folder.parent, read(folder.parent)
     known = {name: digest for name, digest in sums.items() if (home / name).parent != folder}
     added = {path.relative_to(home).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    with whole_file(home / LIST) as file:
+    with atomic_write(home / LIST) as file:
         file.writelines(f"{digest}  {name}\n" for name, digest in sorted((known | added).items()))
     return list(added)
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from faces import images
+from faces.files import is_litter
 
 # Pillow's, about odd metadata; pytest undoes the filter that faces.images sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -371,8 +372,8 @@ def test_mangled_pictures_raise_nothing_else(format):
 
 
 def test_litter_of_operating_systems_is_known():
-    assert all(map(images.is_litter, (".DS_Store", "Thumbs.db", "desktop.ini", "._photo.jpg")))
-    assert not any(map(images.is_litter, ("photo.jpg", ".photo.jpg", "_photo.jpg", "thumbs.jpg")))
+    assert all(map(is_litter, (".DS_Store", "Thumbs.db", "desktop.ini", "._photo.jpg")))
+    assert not any(map(is_litter, ("photo.jpg", ".photo.jpg", "_photo.jpg", "thumbs.jpg")))
 
 
 # ----------------------------------------------------------------------------- numbers that are not 0 to 255
