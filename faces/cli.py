@@ -68,9 +68,9 @@ def process_folder(
 
     As ``json`` it becomes ``{"img_1.jpg": "male", ...}`` sorted by name; see ``faces.outputs.to_json`` for several
     tasks, probabilities and faces. Files that cannot be read are named on stderr and written to
-    ``process_errors.json`` beside it; without errors, one of an earlier run is deleted. A file that is no picture by suffix and content (notes,
-    sidecars, videos) is skipped. ``process_run.json`` holds models, options and counts. These files appear when the run
-    is complete; until then the answers are kept in a journal beside them.
+    ``process_errors.json`` beside it; without errors, one of an earlier run is deleted. A file that is no picture by
+    suffix and content (notes, sidecars, videos) is skipped. ``process_run.json`` holds models, options and counts.
+    These files appear when the run is complete; until then the answers are kept in a journal beside them.
 
     Parameters
     ----------

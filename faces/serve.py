@@ -141,6 +141,8 @@ class Load:
                         chunk = await anext(stream, None)
                 except TimeoutError:
                     raise HTTPException(408, "the photo came too slowly", {"Connection": "close"}) from None
+                except asyncio.CancelledError:
+                    raise HTTPException(503, "the service is stopping") from None
                 if chunk is None:
                     break
                 body += chunk
@@ -224,11 +226,13 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
     Parameters
     ----------
     pipeline : Pipeline
-        With a task "glasses" ``/glass_no_glass/`` answers too.
+        With a task "glasses" ``/glass_no_glass/`` answers too. Photos of more than ``MAX_PIXELS`` are refused unless it
+        has a limit of its own.
     load : Load, optional
         The limits.
     """
     load = load or Load()
+    pipeline.max_pixels = pipeline.max_pixels or MAX_PIXELS
     registry = CollectorRegistry()
     count = Counter("faces_requests", "Requests by path and status", ["path", "status"], registry=registry)
     seconds = Histogram("faces_request_seconds", "Time to answer, by path", ["path"], registry=registry)
@@ -336,7 +340,6 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if min(options.max_requests, options.per_client) < 1:
         parser.error("--max-requests and --per-client are numbers from 1")
-    options.max_pixels = options.max_pixels or MAX_PIXELS
     try:
         pipeline = Pipeline(tasks_asked(options, TASKS), **detection(options))
     except UsageError as error:
