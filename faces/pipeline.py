@@ -337,7 +337,7 @@ def label(
     Examples
     --------
     >>> import faces
-    >>> [face] = faces.label("samples/grace_hopper.jpg", tasks=["gender", "age"])
+    >>> [face] = faces.label("samples/eileen_collins.jpg", tasks=["gender", "age"])
     >>> face.answers["gender"].label
     'female'
     """
