@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
@@ -51,18 +51,14 @@ def process_folder(
     tasks: Mapping[str, Model],
     names: Iterable[str] | None = None,
     recursive: bool = False,
-    faces: str = "crop",
-    min_face: float | None = None,
-    min_score: float = finding.MIN_SCORE,
     form: str = "json",
     html: str | os.PathLike | None = None,
     confidence: bool = False,
     boxes: bool = False,
     min_confidence: float | str = 0.0,
     resume: bool = False,
-    batch_size: int = BATCH_SIZE,
-    max_pixels: int | None = None,
     progress: bool = True,
+    **how,
 ) -> tuple[int, int, int]:
     """Answer about every picture of a folder and write ``output``.
 
@@ -75,20 +71,14 @@ def process_folder(
     Parameters
     ----------
     folder, output : path
-    tasks : mapping of str to Model
+    tasks, how
         As for ``pipeline.Pipeline``.
     names : iterable of str, optional
-        Paths below ``folder``; default all its files.
-    recursive : bool
-        As for ``files.find_files``.
-    faces, min_face, min_score, batch_size, max_pixels
-        As for ``pipeline.Pipeline``.
-    form : str
-        One of ``outputs.FORMATS``.
+        Paths below ``folder``; default all its files, with ``recursive`` those of folders below it too.
+    form, confidence, boxes
+        As for ``outputs.write``.
     html : path, optional
         Of a page with thumbnails, filters and histograms.
-    confidence, boxes : bool
-        As for ``outputs.to_json``.
     min_confidence : float or "auto"
         Confidence below which a label becomes "unknown"; "auto" takes each model's own threshold.
     resume : bool
@@ -113,19 +103,14 @@ def process_folder(
             raise _Writable
     began, started = time.monotonic(), datetime.now(UTC)
     folder, output = os.fspath(folder), Path(output)
-    pipeline = Pipeline(
-        tasks, faces, min_face=min_face, min_score=min_score, max_pixels=max_pixels, batch_size=batch_size
-    )
-    thresholds = {
-        task: _threshold(*asked, min_confidence) for task, asked in pipeline.tasks.items() if asked[1].classes
-    }
+    pipeline = Pipeline(tasks, **how)
+    labels = {task: asked for task, asked in pipeline.tasks.items() if asked[1].classes}
+    thresholds = {task: _threshold(*asked, min_confidence) for task, asked in labels.items()}
     if form == "parquet":
         _check_installed("pyarrow", "parquet")
     if names is None:
         names = _without_ours(find_files(folder, recursive=recursive), folder, output)
-    asked = {"folder": outputs.escaped(os.path.realpath(folder)), "faces": pipeline.faces, "thresholds": thresholds}
-    if pipeline.faces != "crop":
-        asked |= {"min_face": min_face, "min_score": min_score}
+    asked = {"folder": outputs.escaped(os.path.realpath(folder)), "thresholds": thresholds} | pipeline.settings
     models = {task: {"name": outputs.escaped(model.name), "sha256": model.sha256} for task, model in tasks.items()}
     journal = outputs.Journal(_journal(output), asked | {"models": models}, resume=resume)
     try:
@@ -140,7 +125,7 @@ def process_folder(
                         _print_error(printable(f"{name}: {record['error']}"))
                 bar.update(len(part))
         read, failed, skipped = (journal.count(kind) for kind in ("faces", "error", "skipped"))
-        ages = [task for task, (_, head) in pipeline.tasks.items() if not head.classes]
+        ages = [task for task in tasks if task not in labels]
         shape = {"tasks": list(tasks), "ages": ages, "confidence": confidence, "boxes": boxes}
         if html:
             from faces import report
@@ -256,21 +241,16 @@ def list_folder(
 
     Parameters
     ----------
-    folder : path
-        The paths begin with it.
+    folder, names : path, iterable of str
+        The paths are the names below the folder, and begin with it.
     label : str
         A class of the head; one face with it is enough.
-    model, head : Model, Head
-    names : iterable of str
-        Paths below ``folder``.
+    model, head, how
+        Of ``pipeline.Pipeline``.
     min_confidence : float or "auto"
         Lowest confidence of the label, as for ``process_folder``.
-    end : str
-        Printed after each path.
-    file : text stream, optional
-        Default standard output.
-    how
-        Options of ``pipeline.Pipeline``.
+    end, file : str, text stream
+        What is printed after each path, and where to; default standard output.
 
     Returns
     -------
@@ -409,37 +389,19 @@ exit status:
 
 def add_options(parser: argparse.ArgumentParser, default: str) -> None:
     """Add the options that label, serve and scale share; ``default`` names their default tasks."""
-    asked = parser.add_mutually_exclusive_group()
-    asked.add_argument(
-        "--tasks",
-        type=tasks_of,
-        metavar="TASK,…",
-        help=f"of {', '.join(TASKS)}; TASK=MODEL has another model answer (default: {default})",
-    )
-    asked.add_argument("--model", help="one model alone: a folder in artifacts/, or a path")
-    parser.add_argument(
-        "--faces",
-        choices=("auto", "crop", "detect"),
-        default="auto",
-        help="take each picture as the crop of one face, or detect faces; auto detects unless it is a crop (default)",
-    )
-    parser.add_argument("--min-face", type=_positive, metavar="N", help="smallest face, in pixels; smaller: slower")
-    parser.add_argument(
-        "--min-score",
-        type=_score,
-        default=finding.MIN_SCORE,
-        metavar="P",
-        help="lowest face score (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=_positive,
-        metavar="N",
-        help="of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused",
-    )
-    parser.add_argument(
-        "--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help="faces at once (default: %(default)s)"
-    )
+    alone, option = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
+    about = f"of {', '.join(TASKS)}; TASK=MODEL has another model answer (default: {default})"
+    alone("--tasks", type=tasks_of, metavar="TASK,…", help=about)
+    alone("--model", help="one model alone: a folder in artifacts/, or a path")
+    about = "take each picture as the crop of one face, or detect faces; auto detects unless it is a crop (default)"
+    option("--faces", choices=("auto", "crop", "detect"), default="auto", help=about)
+    option("--min-face", type=_positive, metavar="N", help="smallest face, in pixels; smaller: slower")
+    about = "lowest face score (default: %(default)s)"
+    option("--min-score", type=_score, default=finding.MIN_SCORE, metavar="P", help=about)
+    about = "of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused"
+    option("--max-pixels", type=_positive, metavar="N", help=about)
+    about = "faces at once (default: %(default)s)"
+    option("--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help=about)
 
 
 def detection(options: argparse.Namespace) -> dict:
@@ -464,31 +426,21 @@ def _arguments(argv: list[str] | None, prog: str) -> argparse.Namespace:
         epilog=EXAMPLES.format("python process.py" if prog == "process.py" else prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="DIR", help="folder of pictures, or - to read paths from a pipe")
-    parser.add_argument("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
-    parser.add_argument(
-        "--recursive", action="store_true", help="also pictures in folders below DIR; names become paths"
-    )
+    option = parser.add_argument
+    option("folder", metavar="DIR", help="folder of pictures, or - to read paths from a pipe")
+    option("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
+    option("--recursive", action="store_true", help="also pictures in folders below DIR; names become paths")
     add_options(parser, "gender")
-    parser.add_argument("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
-    parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
-    parser.add_argument(
-        "--min-confidence",
-        type=_probability,
-        default=0.0,
-        metavar="P",
-        help=f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)',
-    )
-    parser.add_argument("--format", choices=outputs.FORMATS, default="json", help="of the results (default: json)")
-    parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, filters and histograms there too")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
-    parser.add_argument(
-        "--list",
-        dest="listed",
-        metavar="LABEL",
-        help="write no file, print the paths of the pictures that show LABEL (e.g. glasses, female), one a line",
-    )
-    parser.add_argument("--null", action="store_true", help="with --list: end each path with a NUL, for xargs -0")
+    option("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
+    option("--confidence", action="store_true", help="write the probability of each label too")
+    about = f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)'
+    option("--min-confidence", type=_probability, default=0.0, metavar="P", help=about)
+    option("--format", dest="form", choices=outputs.FORMATS, default="json", help="of the results (default: json)")
+    option("--html", metavar="FILE", help="write a page with thumbnails, filters and histograms there too")
+    option("--resume", action="store_true", help="continue an interrupted run")
+    about = "write no file, print the paths of the pictures that show LABEL (e.g. glasses, female), one a line"
+    option("--list", dest="listed", metavar="LABEL", help=about)
+    option("--null", action="store_true", help="with --list: end each path with a NUL, for xargs -0")
     return parser.parse_args(argv)
 
 
@@ -520,14 +472,15 @@ def _task_name(task: str) -> str:
     return task
 
 
+def _number(text: str, allowed: Callable[[float], bool], what: str) -> float:
+    with suppress(ValueError):
+        if allowed(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is {what}")
+
+
 def _score(text: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = -1.0
-    if not 0 < score <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, up to 1")
-    return score
+    return _number(text, lambda number: 0 < number <= 1, "not a number above 0, up to 1")
 
 
 def _positive(text: str) -> int:
@@ -539,13 +492,7 @@ def _positive(text: str) -> int:
 def _probability(text: str) -> float | str:
     if text == "auto":
         return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither a probability from 0 to 1 nor "auto"')
-    return value
+    return _number(text, lambda number: 0 <= number <= 1, 'neither a probability from 0 to 1 nor "auto"')
 
 
 def _check(options: argparse.Namespace, output: Path) -> None:
@@ -606,7 +553,7 @@ def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
     """Label a folder; returns the exit status (see ``EXAMPLES``)."""
     _open_streams()
     options = _arguments(argv, prog)
-    output = Path(f"{RESULTS}.{options.format}" if options.output is None else options.output)
+    output = Path(f"{RESULTS}.{options.form}" if options.output is None else options.output)
     try:
         _check(options, output)
         names = read_names(sys.stdin.buffer) if options.folder == "-" else None
@@ -616,20 +563,9 @@ def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
         tasks = tasks_asked(options, {"gender": TASKS["gender"]})
         if options.min_confidence and not any(model.head(task).classes for task, model in tasks.items()):
             raise UsageError("--min-confidence is for labels, and ages alone were asked for")
-        read, failed, skipped = process_folder(
-            folder,
-            output,
-            tasks=tasks,
-            names=names,
-            recursive=options.recursive,
-            form=options.format,
-            html=options.html,
-            confidence=options.confidence,
-            boxes=options.boxes,
-            min_confidence=options.min_confidence,
-            resume=options.resume,
-            **detection(options),
-        )
+        forms = ("recursive", "form", "html", "confidence", "boxes", "min_confidence", "resume")
+        how = {name: getattr(options, name) for name in forms} | detection(options)
+        read, failed, skipped = process_folder(folder, output, tasks=tasks, names=names, **how)
     except (UsageError, outputs.JournalError) as error:
         _print_error(f"{prog}: {printable(str(error))}")
         return 2

@@ -17,7 +17,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import EACCES, EAGAIN, ENOSPC
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ except ImportError:  # Windows
 
     fcntl = None
 
-VERSION = 2  # of the journal; another version's is not gone on with
+VERSION = 3  # of the journal; a run of another version cannot be resumed
 LOCKED_BYTE = 1 << 40  # of the journal, far beyond what SQLite reads: locks of Windows keep others from reading
 ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 FORMATS = ("json", "jsonl", "csv", "parquet")
@@ -184,21 +184,14 @@ def _differences(before: dict, now: dict) -> list[str]:
     return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
 
 
-class _as_oserror:
-    """SQLite's own words for a full disk and the like, as the OSError that they are."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, sqlite3.OperationalError):
-            full = "full" in str(error)
-            raise OSError(
-                ENOSPC if full else None, os.strerror(ENOSPC) if full else str(error), str(self.path)
-            ) from None
+@contextmanager
+def _as_oserror(path: Path) -> Iterator[None]:
+    """SQLite's errors of a full disk and the like as an OSError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        full = "full" in str(error)
+        raise OSError(ENOSPC if full else None, os.strerror(ENOSPC) if full else str(error), str(path)) from None
 
 
 # ------------------------------------------------------------------------------------------------------ forms

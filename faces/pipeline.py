@@ -77,10 +77,8 @@ class Pipeline:
     faces : {"auto", "crop", "detect"}
         Whether each picture is the crop of one face, or faces are to be detected; "auto" detects, unless the picture
         shows its face as a crop does. Models of whole pictures make "auto" mean "crop".
-    min_face, min_score : float
-        As for ``finding.Detector``.
-    max_pixels : int, optional
-        As for ``images.open_rgb``.
+    min_face, min_score, max_pixels
+        As for ``finding.Detector`` and ``images.open_rgb``.
     batch_size : int
         Faces that a network sees at once.
 
@@ -108,7 +106,9 @@ class Pipeline:
         self.faces = "crop" if faces == "auto" and any(model.subject != "face" for model in self.wanted) else faces
         self.max_pixels, self.batch_size = max_pixels, batch_size
         self.look: Callable = _as_crop
+        self.settings: dict = {"faces": self.faces}  # that decide the answers
         if self.faces != "crop":
+            self.settings |= {"min_face": min_face, "min_score": min_score}
             try:
                 detector = finding.Detector(find_model(DETECTOR), min_face=min_face, min_score=min_score)
             except (UsageError, finding.DetectorError) as error:
@@ -293,20 +293,15 @@ def to_record(face: Face, thresholds: Mapping[str, float] | None = None) -> dict
 
 
 @lru_cache(maxsize=4)
-def _loaded(tasks: tuple[tuple[str, str], ...], faces: str, min_face: float | None, min_score: float) -> Pipeline:
-    return Pipeline(load_tasks(dict(tasks)), faces, min_face=min_face, min_score=min_score)
+def _loaded(tasks: tuple[tuple[str, str], ...], **how) -> Pipeline:
+    return Pipeline(load_tasks(dict(tasks)), **how)
 
 
-def _pipeline(
-    tasks: Iterable[str] | Mapping[str, str],
-    faces: str = "auto",
-    min_face: float | None = None,
-    min_score: float = finding.MIN_SCORE,
-) -> Pipeline:
+def _pipeline(tasks: Iterable[str] | Mapping[str, str], **how) -> Pipeline:
     asked = dict(tasks) if isinstance(tasks, Mapping) else {task: TASKS.get(task, "") for task in tasks}
     if unknown := [task for task, model in asked.items() if not model]:
         raise UsageError(f"no task {unknown[0]!r}; there are {', '.join(TASKS)}, or name a model: {{task: model}}")
-    return _loaded(tuple(asked.items()), faces, min_face, min_score)
+    return _loaded(tuple(asked.items()), **how)
 
 
 def label(
@@ -320,7 +315,7 @@ def label(
     tasks : iterable of str, or mapping of str to str; default ("gender",)
         Of gender, age and glasses; or task -> folder of a model.
     how
-        ``faces``, ``min_face`` and ``min_score``, as for ``Pipeline``.
+        Other options of ``Pipeline``.
 
     Returns
     -------
