@@ -1,9 +1,8 @@
-"""The runtime on many machines: ``python -m faces.scale INPUT OUTPUT`` (extra ``scale``).
+"""The runtime on many machines: ``faces scale INPUT OUTPUT`` (extra ``scale``).
 
 INPUT is a folder, here or in an object store (anything that fsspec opens: ``s3://bucket/photos``), OUTPUT a folder for
-Parquet files, here or there. On Ray Data: a pool of workers holds the networks, each is handed paths, opens and decodes
-the pictures and answers; what a lost worker had not finished is done again by another. One row a face, as ``process.py
---format parquet`` has it, with a column ``error`` for files that could not be read.
+Parquet files, here or there. Workers of Ray Data hold the networks and are handed paths; the batch of a lost worker is
+repeated by another. The rows are those of ``--format parquet``, with a column ``error`` for unreadable files.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Worker:
         rows: list[dict] = []
         for root, name in zip(batch["root"].tolist(), batch["name"].tolist(), strict=True):
             rows += self._rows(root, os.fsdecode(name))
-        return pa.Table.from_pylist(rows, schema_of(self.columns))
+        return pa.Table.from_pylist(rows, outputs.parquet_schema(self.columns))
 
     def _rows(self, root: str, name: str) -> Iterator[dict]:
         shown = outputs.escaped(name)
@@ -71,12 +70,6 @@ class Worker:
         if photo.error is not None:
             return iter([{"file": shown, "error": str(photo.error)}])
         return outputs.rows(shown, {"faces": [to_record(face) for face in photo.faces]}, self.pipeline.tasks)
-
-
-def schema_of(columns: Mapping[str, type]) -> pa.Schema:
-    """The Parquet schema of flat rows."""
-    kinds = {str: pa.string(), int: pa.int32(), float: pa.float64()}
-    return pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
 
 
 def listing(root: str) -> Iterator[str]:
