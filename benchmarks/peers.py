@@ -193,7 +193,7 @@ def loaded(name: str) -> Iterator[tuple[Ask, dict]]:
     def ask(pixels: np.ndarray) -> tuple[str | float, float]:
         started = time.perf_counter()
         square = np.asarray(images.square(Image.fromarray(pixels), model.size))
-        answer = model.predict(square[None])[0]
+        [answer] = model.head().read(model.run(square[None]))
         said = answer.years if isinstance(answer, Age) else answer.label
         return said, time.perf_counter() - started
 

@@ -45,7 +45,7 @@ except ImportError as missing:
 
 MAX_BYTES = 10_000_000  # of a photo
 MAX_PIXELS = 50_000_000  # of a photo; more is refused before it is decoded
-HEADER_SECONDS = 20  # from the connection to the end of the first request's headers
+HEADER_SECONDS = 20  # for the headers of a request
 SHUTDOWN_SECONDS = 10  # for requests under way when the service is stopped
 PAGE = Path(__file__).with_name("page.html")
 UPLOAD = {
@@ -312,9 +312,15 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         self.loop.call_later(HEADER_SECONDS, self._close_idle)
 
-    def _close_idle(self) -> None:
-        if self.cycle is None:
+    def _close_idle(self, before=None) -> None:
+        """Close if no request has begun since the last call; uvicorn's own limit ends with the first byte."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is before:
             self.transport.close()
+        else:
+            busy = not self.cycle.response_complete
+            self.loop.call_later(HEADER_SECONDS, self._close_idle, object() if busy else self.cycle)
 
 
 def _allow_connections() -> None:

@@ -344,6 +344,10 @@ def test_slow_uploads_hinder_nobody_and_are_ended(served):
 def test_connections_without_a_request_are_closed(served):
     serve._allow_connections()
     idle = [served.connect() for _ in range(1000)] + [served.connect(HEADERS) for _ in range(20)]
+    again = served.connect(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert again.recv(10_000).startswith(b"HTTP/1.1 200")
+    again.sendall(HEADERS)
+    idle.append(again)
     assert served.post().status_code == 200
     for connection in idle:
         with connection:
