@@ -276,15 +276,17 @@ def list_folder(
     return read, failed
 
 
-def _head_with(label: str, models: Iterable[str]) -> tuple[Model, Head]:
-    """The first of some models that has a class of that name, and its head; UsageError lists the classes."""
+def _head_with(label: str, options: argparse.Namespace) -> tuple[Model, Head]:
+    """The first head asked for that has a class of that name, and its model; UsageError lists the classes."""
+    asked = {None: options.model} if options.model else options.tasks or TASKS
     known: list[str] = []
-    for name in dict.fromkeys(models):
+    for task, name in asked.items():
         try:
             model = Model(name)
+            heads = list(model.heads.values()) if task is None else [model.head(task)]
         except UsageError:
             continue  # a task whose model is not there cannot be meant
-        for head in model.heads.values():
+        for head in heads:
             if label in head.classes:
                 return model, head
             known += head.classes
@@ -597,7 +599,7 @@ def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
 
 
 def _list(options: argparse.Namespace, folder: str, names: Iterable[str] | None) -> int:
-    model, head = _head_with(options.listed, [options.model] if options.model else (options.tasks or TASKS).values())
+    model, head = _head_with(options.listed, options)
     try:
         _, failed = list_folder(
             folder,

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The folder of a network with the heads colour and age."""
-    return tiny_model.write(tmp_path_factory.mktemp("models") / "both", both=True)
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "both", heads=["colour", "age"])
 
 
 def test_help_names_every_command_and_version_is_told(capsys):
@@ -98,7 +98,7 @@ def test_ages_are_tested_and_labels_that_are_not_there_told(tmp_path, both, caps
     assert cli.main(["evaluate", str(ages), str(photos), "--by", "gender"]) == 0
     shown = capsys.readouterr().out
     assert len(re.findall(r"age\s+mae\s+faces", shown)) == len(re.findall(r"age\s+coverage\s+faces", shown)) >= 2
-    colour = tiny_model.write(tmp_path / "models" / "colour", name="colour")
+    colour = tiny_model.write(tmp_path / "models" / "colour", heads=["colour"])
     assert cli.main(["evaluate", str(colour), str(photos)]) == 2
     assert "faces evaluate: no labels of colour: the photos have " in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from faces import files, images, pipeline, predict
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The folder of a network with the heads colour and age."""
-    return tiny_model.write(tmp_path_factory.mktemp("models") / "both", both=True)
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "both", heads=["colour", "age"])
 
 
 def test_a_model_of_several_tasks_runs_once(both, photos, monkeypatch):

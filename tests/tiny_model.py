@@ -29,39 +29,38 @@ def metadata(*heads, size=SIZE, whole=False, subject="picture", **more):
     return {"faces": json.dumps(about | more)}
 
 
-def write(folder, *, about=None, outputs=2, age=False, both=False, size=SIZE, whole=False, classes=CLASSES, name=None):
-    """Write ``folder/model.onnx``: softmax over (blue - red, red - blue), of the means over the picture.
+def write(folder, *, heads=("label",), about=None, outputs=2, age=False, size=SIZE, whole=False, classes=CLASSES):
+    """Write ``folder/model.onnx`` with some heads.
 
-    With ``age``: a tenth of the red (0 to 25.5 years) less a tenth of the blue, and an interval of 5.5 years about it.
-    With ``both``: the two heads ``colour`` and ``age``. ``about`` replaces the metadata.
+    One named ``age`` answers a tenth of the red (0 to 25.5 years) less a tenth of the blue, times ``age``, and an
+    interval of 5.5 years about it; any other the softmax over (blue - red, red - blue), of the means over the picture.
+    ``age`` alone means that head alone. ``about`` replaces the metadata.
     """
-    label, heads = name or ("colour" if both else "label"), []
-    if both or not age:
-        heads.append((label, classes))
-    if both or age:
-        heads.append("age")
-    subject = "face" if age or both or "glasses" in classes else "picture"
-    about = metadata(*heads, size=size, whole=whole, subject=subject) if about is None else about
-    names, shapes, nodes, weights = [], [], [], []
-    if both or not age:
-        values = [-0.1, 0.1, 0, 0, 0.1, -0.1] if outputs == 2 else [0.0] * 3 * outputs
-        weights.append(helper.make_tensor("weights", TensorProto.FLOAT, [3, outputs], values))
-        nodes += [
-            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
-            helper.make_node("Softmax", ["logits"], [label], axis=-1),
-        ]
-        names.append(label), shapes.append(outputs)
-    if both or age:
-        values = [0.1 * (age or 1)] * 3 + [0.0] * 3 + [-0.1 * (age or 1)] * 3
-        weights.append(helper.make_tensor("years_weights", TensorProto.FLOAT, [3, 3], values))
-        weights.append(helper.make_tensor("reach", TensorProto.FLOAT, [3], [0.0, -5.5, 5.5]))
-        nodes += [
-            helper.make_node("MatMul", ["means", "years_weights"], ["sums"]),
-            helper.make_node("Relu", ["sums"], ["years"]),
-            helper.make_node("Add", ["years", "reach"], ["around"]),
-            helper.make_node("Relu", ["around"], ["age"]),
-        ]
-        names.append("age"), shapes.append(3)
+    heads = ("age",) if age else heads
+    subject = "picture" if "age" not in heads and "glasses" not in (*heads, *classes) else "face"
+    described = [name if name == "age" else (name, classes) for name in heads]
+    about = metadata(*described, size=size, whole=whole, subject=subject) if about is None else about
+    red_or_blue = [-0.1, 0.1, 0, 0, 0.1, -0.1] if outputs == 2 else [0.0] * 3 * outputs
+    years = [0.1 * (age or 1)] * 3 + [0.0] * 3 + [-0.1 * (age or 1)] * 3
+    weights = [
+        helper.make_tensor("red_or_blue", TensorProto.FLOAT, [3, outputs], red_or_blue),
+        helper.make_tensor("red_years", TensorProto.FLOAT, [3, 3], years),
+        helper.make_tensor("reach", TensorProto.FLOAT, [3], [0.0, -5.5, 5.5]),
+    ]
+    nodes, shapes = [], [3 if name == "age" else outputs for name in heads]
+    for name in heads:
+        if name == "age":
+            nodes += [
+                helper.make_node("MatMul", ["means", "red_years"], ["sums"]),
+                helper.make_node("Relu", ["sums"], ["years"]),
+                helper.make_node("Add", ["years", "reach"], ["around"]),
+                helper.make_node("Relu", ["around"], ["age"]),
+            ]
+        else:
+            nodes += [
+                helper.make_node("MatMul", ["means", "red_or_blue"], [f"{name}_logits"]),
+                helper.make_node("Softmax", [f"{name}_logits"], [name], axis=-1),
+            ]
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -70,7 +69,7 @@ def write(folder, *, about=None, outputs=2, age=False, both=False, size=SIZE, wh
         ],
         "red_or_blue",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", size, size, 3])],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k]) for n, k in zip(names, shapes, strict=True)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k]) for n, k in zip(heads, shapes, strict=True)],
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
