@@ -48,21 +48,10 @@ MAX_PIXELS = 50_000_000  # of a photo; more is refused before it is decoded
 HEADER_SECONDS = 20  # for the headers of a request
 SHUTDOWN_SECONDS = 10  # for requests under way when the service is stopped
 PAGE = Path(__file__).with_name("page.html")
-UPLOAD = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}},
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
+FILE = {"type": "string", "format": "binary"}
+FORM = {"type": "object", "required": ["image"], "properties": {"image": FILE}}
+CONTENT = {"multipart/form-data": {"schema": FORM}, "image/*": {"schema": FILE}}
+UPLOAD = {"requestBody": {"required": True, "content": CONTENT}}
 REFUSALS = {
     408: {"description": "The photo came too slowly."},
     413: {"description": "The photo is larger than the service takes."},
