@@ -4,7 +4,7 @@
 import sys
 
 try:
-    from faces.cli import main
+    from faces.cli import label
 except ModuleNotFoundError as error:
     print(f"process.py: {error.name} is not installed; run `make run` once, or `pip install -e .`", file=sys.stderr)
     sys.exit(2)
@@ -12,4 +12,4 @@ except ModuleNotFoundError as error:
 if __name__ == "__main__":
     if sys.stdout:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
-    sys.exit(main())
+    sys.exit(label())

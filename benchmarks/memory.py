@@ -130,7 +130,7 @@ def peak_of_service(content: bytes, posts: int) -> tuple[float, dict[int, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", "glasses"]
+    command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", "glasses", "--per-client", "999"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as server:
         try:
             for _ in range(300):

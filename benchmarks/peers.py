@@ -46,7 +46,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from faces import ages, images
-from faces.files import whole_file, write_json
+from faces.files import atomic_write, write_json
 from faces.predict import Age, Model, UsageError
 from faces.research import data, evaluation
 
@@ -193,7 +193,7 @@ def loaded(name: str) -> Iterator[tuple[Ask, dict]]:
     def ask(pixels: np.ndarray) -> tuple[str | float, float]:
         started = time.perf_counter()
         square = np.asarray(images.square(Image.fromarray(pixels), model.size))
-        answer = model.predict(square[None])[0]
+        [answer] = model.head().read(model.run(square[None]))
         said = answer.years if isinstance(answer, Age) else answer.label
         return said, time.perf_counter() - started
 
@@ -214,7 +214,7 @@ def answers(name: str, ask: Ask, photos: pd.DataFrame, cache: Path | None, task:
     text = cache.read_text(encoding="utf-8") if cache and cache.is_file() else ""
     whole, _, rest = text.rpartition("\n")
     if rest:  # a run that was killed left half a line
-        with whole_file(cache) as file:
+        with atomic_write(cache) as file:
             file.write(whole + "\n" if whole else "")
     known = {row["sha256"]: row[task] for row in map(json.loads, whole.splitlines())}
     todo = photos[~photos["sha256"].isin(known)].drop_duplicates("sha256")

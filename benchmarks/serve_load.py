@@ -79,7 +79,9 @@ def main() -> int:
         port = probe.getsockname()[1]
     photos, base = [drawn(number) for number in range(64)], f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", options.tasks]
-    with subprocess.Popen([*command, "--waiting", str(options.waiting)], cwd=ROOT) as server:
+    with subprocess.Popen(
+        [*command, "--max-requests", str(options.waiting), "--per-client", "9999"], cwd=ROOT
+    ) as server:
         try:
             for _ in range(200):
                 try:

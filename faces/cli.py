@@ -1,7 +1,7 @@
-"""The command line of ``process.py``: pictures in, answers out, each file exactly once.
+"""The command ``faces``, and ``process.py``: pictures in, answers out, each file exactly once.
 
-What is found is kept on disk as it goes (``faces.outputs.Journal``) and takes its form at the end, so neither memory
-nor a killed process is a limit. Needs numpy, Pillow, onnxruntime and tqdm, and no torch.
+Answers are kept on disk as they come (``faces.outputs.Journal``) and are formatted at the end, so neither memory nor a
+killed process is a limit. Needs numpy, Pillow, onnxruntime and tqdm, and no torch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -23,25 +23,12 @@ from typing import IO
 from tqdm import tqdm
 
 from faces import __version__, finding, images, outputs
-from faces.files import whole_file, write_json
-from faces.predict import (
-    ARTIFACTS,
-    BATCH_SIZE,
-    ROOT,
-    TASKS,
-    UNKNOWN,
-    Model,
-    UsageError,
-    as_crop,
-    find_files,
-    printable,
-    records,
-)
+from faces.files import atomic_write, find_files, write_json
+from faces.pipeline import DETECTOR, UNKNOWN, Photo, Pipeline, load_tasks, to_record
+from faces.predict import BATCH_SIZE, TASKS, Head, Model, UsageError, homes, printable
 
 RESULTS, ERRORS, RUN = "process_results", "process_errors.json", "process_run.json"
-DETECTOR = "face_finder"  # the folder of the face detector in artifacts/
-KEPT = 64  # files that are put into the journal at once
-NO_PICTURE = re.compile("not a picture|not a photo|^empty")  # what images.ImageError says of other files
+JOURNAL_BATCH = 64  # files that are put into the journal at once
 CLOSED: set[str] = set()  # standard streams that were closed when the program started
 SKIPPED_NAMES = 1000  # that process_run.json lists at most
 # Suffixes of pictures that are not read, RAW photos above all: such a file is an error and not skipped.
@@ -54,7 +41,6 @@ TEXT = bytes({*b"\t\n\f\r\x1b", *range(32, 127), *range(128, 256)})  # what text
 # Keys of the results: a task of such a name would overwrite them.
 RESERVED = {"file", "face", "faces", "error", "skipped", "box", "score", "label", "probability"}
 RESERVED |= {"left", "top", "right", "bottom"}
-ANSWERS = {"gender": ["female", "male"], "age": None, "glasses": ["glasses", "no_glasses"]}  # of the tasks in TASKS
 SUFFIXES_OF_ANSWERS = ("_probability", "_interval", "_low", "_high")
 
 
@@ -65,78 +51,81 @@ def process_folder(
     tasks: Mapping[str, Model],
     names: Iterable[str] | None = None,
     recursive: bool = False,
-    faces: str = "crop",
-    min_face: float | None = None,
-    min_score: float = finding.MIN_SCORE,
     form: str = "json",
     html: str | os.PathLike | None = None,
     confidence: bool = False,
     boxes: bool = False,
     min_confidence: float | str = 0.0,
     resume: bool = False,
-    batch_size: int = BATCH_SIZE,
-    max_pixels: int | None = None,
     progress: bool = True,
+    **how,
 ) -> tuple[int, int, int]:
-    """Answer for every picture of a folder and write ``output``; return how many were read, failed and skipped.
+    """Answer about every picture of a folder and write ``output``.
 
-    As ``json`` it becomes ``{"img_1.jpg": "male", …}`` sorted by name; ``faces.outputs.entry`` says what becomes of
-    more tasks, probabilities and faces. What could not be read is reported on stderr and written to
-    ``process_errors.json`` beside it, name and reason; without errors, one left by an earlier run goes. A file that
-    neither by its suffix nor by its content is a picture (notes, sidecars, videos) is skipped.
-    ``process_run.json`` tells how all of it came about. They appear only when complete; until then what was found is
-    kept in a journal beside them.
+    As ``json`` it becomes ``{"img_1.jpg": "male", ...}`` sorted by name; see ``faces.outputs.to_json`` for several
+    tasks, probabilities and faces. Files that cannot be read are named on stderr and written to
+    ``process_errors.json`` beside it; without errors, one of an earlier run is deleted. A file that is no picture by
+    suffix and content (notes, sidecars, videos) is skipped. ``process_run.json`` holds models, options and counts.
+    These files appear when the run is complete; until then the answers are kept in a journal beside them.
 
     Parameters
     ----------
-    tasks : name -> model; the answers of several come under these names.
-    names : paths below ``folder``, instead of those that are found there.
-    faces : "crop" (each picture is the crop of one face), "detect" (look for faces) or "auto" (look, unless the picture
-        is a crop already).
-    min_face, min_score : as for ``finding.Detector``.
-    form : one of ``outputs.FORMATS``.
-    html : also write a page to look at there.
-    min_confidence : a face whose label has a lower probability is labelled "unknown" (its probability remains that of
-        the label it would have got); "auto" takes each classifier's own threshold.
-    resume : go on where a run that was cut short stopped.
-    max_pixels : of a picture, as for ``images.open_rgb``.
+    folder, output : path
+    tasks, how
+        As for ``pipeline.Pipeline``.
+    names : iterable of str, optional
+        Paths below ``folder``; default all its files, with ``recursive`` those of folders below it too.
+    form, confidence, boxes
+        As for ``outputs.write``.
+    html : path, optional
+        Of a page with thumbnails, filters and histograms.
+    min_confidence : float or "auto"
+        Confidence below which a label becomes "unknown"; "auto" takes each model's own threshold.
+    resume : bool
+        Continue an interrupted run.
+    progress : bool
+        Show a progress bar on a terminal.
+
+    Returns
+    -------
+    read, failed, skipped : int
+        Numbers of files.
 
     Raises
     ------
-    UsageError : "auto" confidence for a classifier that has no threshold; the face detector or pyarrow is missing.
-    outputs.JournalError : see ``outputs.Journal``.
+    UsageError
+        "auto" for a model without a threshold; the face detector or pyarrow is missing.
+    outputs.JournalError
+        See ``outputs.Journal``.
     """
     for path in filter(None, (output, html)):  # before hours of work, not after
-        with suppress(_Enough), whole_file(path):
-            raise _Enough
+        with suppress(_Writable), atomic_write(path):
+            raise _Writable
     began, started = time.monotonic(), datetime.now(UTC)
     folder, output = os.fspath(folder), Path(output)
-    least = {task: _least(model, min_confidence) for task, model in tasks.items() if model.classes}
-    faces = looked_for(faces, tasks.values())
-    see = seer(faces, min_face=min_face, min_score=min_score)
+    pipeline = Pipeline(tasks, **how)
+    labels = {task: asked for task, asked in pipeline.tasks.items() if asked[1].classes}
+    thresholds = {task: _threshold(*asked, min_confidence) for task, asked in labels.items()}
     if form == "parquet":
-        _needs("pyarrow", "parquet")
+        _check_installed("pyarrow", "parquet")
     if names is None:
         names = _without_ours(find_files(folder, recursive=recursive), folder, output)
-    asked = {"folder": outputs.escaped(os.path.realpath(folder)), "faces": faces, "least": least}
-    if faces != "crop":
-        asked |= {"min_face": min_face, "min_score": min_score}
+    asked = {"folder": outputs.escaped(os.path.realpath(folder)), "thresholds": thresholds} | pipeline.settings
     models = {task: {"name": outputs.escaped(model.name), "sha256": model.sha256} for task, model in tasks.items()}
     journal = outputs.Journal(_journal(output), asked | {"models": models}, resume=resume)
     try:
         todo = (name for name in names if name not in journal) if resume else names
-        said = records(tasks, folder, todo, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
-        title = " and ".join(printable(model.name) for model in tasks.values())
-        bar = tqdm(unit="photo", desc=title, disable=None if progress and sys.stderr else True, leave=False)
+        photos = pipeline.stream(folder, todo)
+        bar = tqdm(unit="photo", desc=_models(tasks), disable=None if progress and sys.stderr else True, leave=False)
         with bar:
-            while part := [(name, _sorted_out(folder, name, record)) for name, record in islice(said, KEPT)]:
+            while part := [(photo.name, _record(folder, photo, thresholds)) for photo in islice(photos, JOURNAL_BATCH)]:
                 journal.add(part)
                 for name, record in part:
                     if "error" in record:
-                        _complain(printable(f"{name}: {record['error']}"))
+                        _print_error(printable(f"{name}: {record['error']}"))
                 bar.update(len(part))
         read, failed, skipped = (journal.count(kind) for kind in ("faces", "error", "skipped"))
-        ages = [task for task, model in tasks.items() if not model.classes]
+        ages = [task for task in tasks if task not in labels]
         shape = {"tasks": list(tasks), "ages": ages, "confidence": confidence, "boxes": boxes}
         if html:
             from faces import report
@@ -164,13 +153,18 @@ def process_folder(
     return read, failed, skipped
 
 
-def _sorted_out(folder: str, name: str, record: dict) -> dict:
-    """The record; of a file that neither by its suffix nor by its content is a picture ``{"skipped": why}``."""
-    if "error" not in record or Path(name).suffix.lower() in images.SUFFIXES or UNREAD.search(name):
-        return record
-    if NO_PICTURE.search(record["error"]) or _is_text(Path(folder, name)):
-        return {"skipped": record["error"]}
-    return record
+def _record(folder: str, photo: Photo, thresholds: Mapping[str, float]) -> dict:
+    """A photo as the journal has it."""
+    if photo.error is None:
+        return {"faces": [to_record(face, thresholds) for face in photo.faces]}
+    return {"skipped" if _is_no_picture(folder, photo) else "error": str(photo.error)}
+
+
+def _is_no_picture(folder: str, photo: Photo) -> bool:
+    """Whether an unreadable file is no picture, neither by its suffix nor by its content."""
+    if Path(photo.name).suffix.lower() in images.SUFFIXES or UNREAD.search(photo.name):
+        return False
+    return photo.error.kind == images.NOT_A_PICTURE or _is_text(Path(folder, photo.name))
 
 
 def _is_text(path: Path) -> bool:
@@ -184,8 +178,8 @@ def _is_text(path: Path) -> bool:
         return False
 
 
-def _complain(line: str) -> None:
-    """Print a line on stderr; where that cannot be written the line is lost, not the run."""
+def _print_error(line: str) -> None:
+    """Print a line on stderr; the run goes on where that cannot be written."""
     try:
         if sys.stderr:
             tqdm.write(line, file=sys.stderr)
@@ -195,13 +189,13 @@ def _complain(line: str) -> None:
 
 
 def _discard(stream: IO[str]) -> None:
-    """Lead a stream that cannot be written to nowhere, or Python would fail at its end."""
+    """Redirect a stream that cannot be written to the null device, or Python would fail at its end."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class _Enough(Exception):
-    """It could be written."""
+class _Writable(Exception):
+    """Raised to end a trial write."""
 
 
 def _journal(output: Path) -> Path:
@@ -213,44 +207,22 @@ def _write_errors(journal: outputs.Journal, path: Path, failed: int) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         errors = outputs.JsonObject(file)
         for name, record in journal.records("error"):
             errors.add(outputs.escaped(name), printable(record["error"]))
         errors.close()
 
 
-def looked_for(faces: str, models: Iterable[Model]) -> str:
-    """``faces`` as it is meant: "auto" becomes "crop" where a model answers about whole pictures, such as cartoons."""
-    return "crop" if faces == "auto" and not all(model.of_faces for model in models) else faces
+def _models(tasks: Mapping[str, Model]) -> str:
+    return " and ".join(dict.fromkeys(printable(model.name) for model in tasks.values()))
 
 
-def seer(faces: str, *, min_face: float | None = None, min_score: float = finding.MIN_SCORE):
-    """How a picture is looked at: a function of its path, frames and ``max_pixels``, as ``finding.look``.
-
-    Parameters
-    ----------
-    faces : as ``looked_for`` gives it.
-    min_face, min_score : as for ``finding.Detector``.
-
-    Raises
-    ------
-    UsageError : faces are to be detected and the detector cannot be loaded.
-    """
-    if faces == "crop":
-        return as_crop
-    try:
-        detector = finding.Detector(ARTIFACTS / DETECTOR, min_face=min_face, min_score=min_score)
-    except finding.DetectorError as error:
-        raise UsageError(f"no face detector: {printable(str(error))} (--faces crop does without one)") from None
-    return partial(finding.look, detector=detector, crops=faces == "auto")
-
-
-def _needs(package: str, extra: str) -> None:
+def _check_installed(package: str, extra: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise UsageError(f"{package} is not installed: pip install '.[{extra}]' brings it")
+        raise UsageError(f"{package} is not installed: pip install 'faces[{extra}]'")
 
 
 def list_folder(
@@ -258,70 +230,76 @@ def list_folder(
     label: str,
     *,
     model: Model,
+    head: Head,
     names: Iterable[str],
-    batch_size: int = BATCH_SIZE,
-    max_pixels: int | None = None,
     min_confidence: float | str = 0.0,
-    faces: str = "crop",
-    min_face: float | None = None,
-    min_score: float = finding.MIN_SCORE,
     end: str = "\n",
     file: IO[str] | None = None,
+    **how,
 ) -> tuple[int, int]:
-    """Print the paths of the pictures that show ``label``; return how many were read and how many could not be.
-
-    Paths begin with ``folder`` and are printed as they are found, each with ``end`` after it, so that a pipe can go on
-    with them. What could not be read is named on stderr.
+    """Print the paths of the pictures that show ``label``, as they are found.
 
     Parameters
     ----------
-    label : one of the model's classes; one face with it is enough.
-    min_confidence : that the label must have; "auto" as for ``process_folder``.
-    min_face, min_score : as for ``finding.Detector``.
-    file : where to; standard output by default.
+    folder, names : path, iterable of str
+        The paths are the names below the folder, and begin with it.
+    label : str
+        A class of the head; one face with it is enough.
+    model, head, how
+        Of ``pipeline.Pipeline``.
+    min_confidence : float or "auto"
+        Lowest confidence of the label, as for ``process_folder``.
+    end, file : str, text stream
+        What is printed after each path, and where to; default standard output.
+
+    Returns
+    -------
+    read, failed : int
+        Numbers of files.
     """
-    least, file = {"label": _least(model, min_confidence)}, file or sys.stdout
-    read = failed = 0
-    see = seer(looked_for(faces, [model]), min_face=min_face, min_score=min_score)
-    said = records({"label": model}, folder, names, see=see, least=least, batch_size=batch_size, max_pixels=max_pixels)
-    for name, record in said:
-        if "skipped" in _sorted_out(os.fspath(folder), name, record):
-            continue
-        if "error" in record:
-            _complain(printable(f"{name}: {record['error']}"))
-            failed += 1
+    file, task, folder = file or sys.stdout, head.name, os.fspath(folder)
+    threshold, read, failed = _threshold(model, head, min_confidence), 0, 0
+    for photo in Pipeline({task: model}, **how).stream(folder, names):
+        if photo.error is not None:
+            if not _is_no_picture(folder, photo):
+                _print_error(printable(f"{photo.name}: {photo.error}"))
+                failed += 1
             continue
         read += 1
-        if any(face["label"] == label for face in record["faces"]):
+        answers = (face.answers[task] for face in photo.faces)
+        if any(answer.label == label and answer.confidence >= threshold for answer in answers):
             # Not a Path: it would drop "./", which saves names that begin with -.
-            path = os.path.join(folder, name)  # noqa: PTH118
+            path = os.path.join(folder, photo.name)  # noqa: PTH118
             # Names are bytes: one that is not UTF-8 comes out as it is on the disk.
             file.buffer.write(os.fsencode(path + end))
             file.buffer.flush()
     return read, failed
 
 
-def _model_with(label: str, models: Iterable[str]) -> Model:
-    """The first of some models that has a class of that name; UsageError lists what there is."""
+def _head_with(label: str, options: argparse.Namespace) -> tuple[Model, Head]:
+    """The first head asked for that has a class of that name, and its model; UsageError lists the classes."""
+    asked = {None: options.model} if options.model else options.tasks or TASKS
     known: list[str] = []
-    for name in models:
+    for task, name in asked.items():
         try:
             model = Model(name)
+            heads = list(model.heads.values()) if task is None else [model.head(task)]
         except UsageError:
             continue  # a task whose model is not there cannot be meant
-        if label in model.classes:
-            return model
-        known += model.classes
+        for head in heads:
+            if label in head.classes:
+                return model, head
+            known += head.classes
     labels = ", ".join(dict.fromkeys(known)) or "no labels"
     raise UsageError(f"no model tells {printable(label)!r}; there are {labels}")
 
 
-def _least(model: Model, wanted: float | str) -> float:
+def _threshold(model: Model, head: Head, wanted: float | str) -> float:
     if wanted != "auto":
         return wanted
-    if model.abstain_below is None:
+    if head.abstain_below is None:
         raise UsageError(f"{printable(model.name)} has no threshold of its own: give --min-confidence a number")
-    return model.abstain_below
+    return head.abstain_below
 
 
 def _without_ours(names: Iterable[str], folder: str | os.PathLike, output: Path) -> Iterator[str]:
@@ -337,10 +315,10 @@ def _without_ours(names: Iterable[str], folder: str | os.PathLike, output: Path)
 
 
 def read_names(file: IO[bytes]) -> Iterator[str]:
-    """Paths from a pipe, one a line, or each with a NUL after it where the first of them has one (``find -print0``).
+    """Paths from a pipe, one a line, or each ended by a NUL if the first one is (``find -print0``).
 
-    Names are bytes: one that is not UTF-8 stays what it is. An empty line is no name. What Windows adds is left out:
-    a mark at the beginning, and a carriage return at the end of a line unless there is a file of that name.
+    Names are bytes and need not be UTF-8. Empty lines, a byte order mark at the beginning, and a carriage return at the
+    end of a line are left out, the latter unless there is a file of that name.
 
     Raises
     ------
@@ -390,110 +368,95 @@ def _read(file: IO[bytes]) -> bytes:
 
 # ----------------------------------------------------------------------------------------------- the arguments
 
-EXAMPLES = f"""examples:
-  python process.py photos                         label the faces in every picture of the folder photos
-  python process.py photos --recursive             and of the folders below it
-  python process.py photos --tasks gender,age      gender, and age in years with its interval
-  python process.py photos --faces crop            every picture is the crop of one face: do not look for more
-  python process.py photos --confidence            write label and probability
-  python process.py photos --min-confidence 0.9    label "{UNKNOWN}" what is less sure than that
-  python process.py photos --format csv            one row a face; also jsonl, parquet
-  python process.py photos --html report.html      a page to look at, too
-  python process.py photos --resume                go on after an interruption
-  python process.py photos --list glasses          print the paths of photos in which glasses are worn, one a line
-  find . -name "*.jpg" | python process.py -       read the paths from a pipe
+EXAMPLES = """examples:
+  {0} photos                         label the faces in every picture of the folder photos
+  {0} photos --recursive             and of the folders below it
+  {0} photos --tasks gender,age      gender, and age in years with its interval
+  {0} photos --faces crop            every picture is the crop of one face: do not look for more
+  {0} photos --confidence            write label and probability
+  {0} photos --min-confidence 0.9    label "unknown" what is less sure than that
+  {0} photos --format csv            one row a face; also jsonl, parquet
+  {0} photos --html report.html      a page to look at, too
+  {0} photos --resume                go on after an interruption
+  {0} photos --list glasses          print the paths of photos in which glasses are worn, one a line
+  find . -name "*.jpg" | {0} -       read the paths from a pipe
 
 exit status:
   0    every file was read
-  1    some files could not be read; they are listed in {ERRORS}
+  1    some files could not be read; they are listed in process_errors.json
   2    nothing was written: wrong usage, no such folder or model, or no room for the results
   130  interrupted; what was found is kept for --resume
 """
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def add_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the options that label, serve and scale share; ``default`` names their default tasks."""
+    alone, option = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
+    about = f"of {', '.join(TASKS)}; TASK=MODEL has another model answer (default: {default})"
+    alone("--tasks", type=tasks_of, metavar="TASK,…", help=about)
+    alone("--model", help="one model alone: a folder in artifacts/, or a path")
+    about = "take each picture as the crop of one face, or detect faces; auto detects unless it is a crop (default)"
+    option("--faces", choices=("auto", "crop", "detect"), default="auto", help=about)
+    option("--min-face", type=_positive, metavar="N", help="smallest face, in pixels; smaller: slower")
+    about = "lowest face score (default: %(default)s)"
+    option("--min-score", type=_score, default=finding.MIN_SCORE, metavar="P", help=about)
+    about = "of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused"
+    option("--max-pixels", type=_positive, metavar="N", help=about)
+    about = "faces at once (default: %(default)s)"
+    option("--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help=about)
+
+
+def detection(options: argparse.Namespace) -> dict:
+    """The options of ``add_options`` that ``pipeline.Pipeline`` takes."""
+    return {name: getattr(options, name) for name in ("faces", "min_face", "min_score", "max_pixels", "batch_size")}
+
+
+def tasks_asked(options: argparse.Namespace, default: Mapping[str, str]) -> dict[str, Model]:
+    """Task -> model, by the options of ``add_options``; a model alone answers all its heads."""
+    if options.model is None:
+        return load_tasks(options.tasks or default)
+    model = Model(options.model)
+    if len(model.heads) == 1:
+        return {"label" if model.classes else "age": model}
+    return {_task_name(name): model for name in model.heads}
+
+
+def _arguments(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="process.py",
-        description=f"Label the faces in a folder of pictures; the answers go to {RESULTS}.json beside process.py.",
-        epilog=EXAMPLES,
+        prog=prog,
+        description=f"Label the faces in a folder of pictures; the answers go to {RESULTS}.json in the working folder.",
+        epilog=EXAMPLES.format("python process.py" if prog == "process.py" else prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="DIR", help="folder of pictures, or - to read paths from a pipe")
-    parser.add_argument("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
-    parser.add_argument("--recursive", action="store_true", help="look into folders below DIR; names become paths")
-    asked = parser.add_mutually_exclusive_group()
-    asked.add_argument(
-        "--tasks",
-        type=tasks_of,
-        metavar="TASK,…",
-        help=f"what to tell of each face: {', '.join(TASKS)}; TASK=MODEL has another model answer (default: gender)",
-    )
-    asked.add_argument("--model", help="one model alone: a folder in artifacts/, or a path")
-    parser.add_argument(
-        "--faces",
-        choices=("auto", "crop", "detect"),
-        default="auto",
-        help="take each picture as the crop of one face, or look for faces; auto looks whether it is a crop (default)",
-    )
-    parser.add_argument(
-        "--min-face",
-        type=_positive,
-        metavar="N",
-        help="smallest face, in pixels; smaller: slower",
-    )
-    parser.add_argument(
-        "--min-score",
-        type=_score,
-        default=finding.MIN_SCORE,
-        metavar="P",
-        help="lowest face score (default: %(default)s)",
-    )
-    parser.add_argument("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
-    parser.add_argument("--confidence", action="store_true", help="write the probability of each label too")
-    parser.add_argument(
-        "--min-confidence",
-        type=_probability,
-        default=0.0,
-        metavar="P",
-        help=f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)',
-    )
-    parser.add_argument("--format", choices=outputs.FORMATS, default="json", help="of the results (default: json)")
-    parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, filters and histograms there too")
-    parser.add_argument("--resume", action="store_true", help="go on where a run that was cut short stopped")
-    parser.add_argument(
-        "--list",
-        dest="listed",
-        metavar="LABEL",
-        help="write no file, print the paths of the pictures that show LABEL (e.g. glasses, female), one a line",
-    )
-    parser.add_argument("--null", action="store_true", help="with --list: end each path with a NUL, for xargs -0")
-    parser.add_argument(
-        "--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help="faces at once (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=_positive,
-        default=images.MAX_PIXELS,
-        metavar="N",
-        help="of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused (default: %(default)s)",
-    )
+    option = parser.add_argument
+    option("folder", metavar="DIR", help="folder of pictures, or - to read paths from a pipe")
+    option("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
+    option("--recursive", action="store_true", help="also pictures in folders below DIR; names become paths")
+    add_options(parser, "gender")
+    option("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
+    option("--confidence", action="store_true", help="write the probability of each label too")
+    about = f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)'
+    option("--min-confidence", type=_probability, default=0.0, metavar="P", help=about)
+    option("--format", dest="form", choices=outputs.FORMATS, default="json", help="of the results (default: json)")
+    option("--html", metavar="FILE", help="write a page with thumbnails, filters and histograms there too")
+    option("--resume", action="store_true", help="continue an interrupted run")
+    about = "write no file, print the paths of the pictures that show LABEL (e.g. glasses, female), one a line"
+    option("--list", dest="listed", metavar="LABEL", help=about)
+    option("--null", action="store_true", help="with --list: end each path with a NUL, for xargs -0")
     return parser.parse_args(argv)
 
 
 def tasks_of(text: str) -> dict[str, str]:
-    """Task -> model, from what ``--tasks`` was given."""
+    """Task -> model, from the argument of ``--tasks``."""
     asked: dict[str, str] = {}
     for part in text.split(","):
         task, chosen, model = (piece.strip() for piece in part.partition("="))
-        if not task.isprintable():
-            raise argparse.ArgumentTypeError(f"{printable(task)} cannot be the name of a task: give it a printable one")
-        if task.lower() in map(str.lower, asked):  # some readers of tables do not tell large letters from small ones
+        if task.lower() in map(str.lower, asked):  # some readers of tables ignore the case of column names
             raise argparse.ArgumentTypeError(f"{task!r} is asked for twice")
-        if task.lower() in RESERVED or task.lower().endswith(SUFFIXES_OF_ANSWERS):
-            reserved = ", ".join([*sorted(RESERVED), *("…" + ending for ending in SUFFIXES_OF_ANSWERS)])
-            raise argparse.ArgumentTypeError(
-                f"{task!r} is a key of the results; name the task otherwise than {reserved}"
-            )
+        try:
+            _task_name(task)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
         if not task or (chosen and not model) or not (chosen or task in TASKS):
             known = ", ".join(TASKS)
             raise argparse.ArgumentTypeError(f"no task {part!r}; there are {known}, or name a model: TASK=MODEL")
@@ -501,30 +464,25 @@ def tasks_of(text: str) -> dict[str, str]:
     return asked
 
 
+def _task_name(task: str) -> str:
+    """The name of a task; UsageError if it cannot be a key of the results."""
+    if not task.isprintable():
+        raise UsageError(f"{printable(task)} cannot be the name of a task: give it a printable one")
+    if task.lower() in RESERVED or task.lower().endswith(SUFFIXES_OF_ANSWERS):
+        reserved = ", ".join([*sorted(RESERVED), *("…" + ending for ending in SUFFIXES_OF_ANSWERS)])
+        raise UsageError(f"{task!r} is a key of the results; name the task otherwise than {reserved}")
+    return task
+
+
+def _number(text: str, allowed: Callable[[float], bool], what: str) -> float:
+    with suppress(ValueError):
+        if allowed(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is {what}")
+
+
 def _score(text: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = -1.0
-    if not 0 < score <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, up to 1")
-    return score
-
-
-def load_tasks(asked: Mapping[str, str]) -> dict[str, Model]:
-    """Task -> loaded model.
-
-    Raises
-    ------
-    UsageError : a model is not there, or answers something else than the task of that name does.
-    """
-    tasks = {task: Model(model) for task, model in asked.items()}
-    for task, model in tasks.items():
-        answers = sorted(model.classes) if model.classes else None
-        if task in TASKS and asked[task] != TASKS[task] and answers != ANSWERS[task]:
-            said = " or ".join(answers) if answers else "with an age"
-            raise UsageError(f"{printable(model.name)} answers {said}, not {task}: give the task another name")
-    return tasks
+    return _number(text, lambda number: 0 < number <= 1, "not a number above 0, up to 1")
 
 
 def _positive(text: str) -> int:
@@ -536,13 +494,7 @@ def _positive(text: str) -> int:
 def _probability(text: str) -> float | str:
     if text == "auto":
         return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither a probability from 0 to 1 nor "auto"')
-    return value
+    return _number(text, lambda number: 0 <= number <= 1, 'neither a probability from 0 to 1 nor "auto"')
 
 
 def _check(options: argparse.Namespace, output: Path) -> None:
@@ -599,96 +551,176 @@ def _open_streams() -> None:
                 CLOSED.add(name)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns its exit status (see ``EXAMPLES``)."""
+def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
+    """Label a folder; returns the exit status (see ``EXAMPLES``)."""
     _open_streams()
-    options = _arguments(argv)
-    output = ROOT / f"{RESULTS}.{options.format}" if options.output is None else Path(options.output)
+    options = _arguments(argv, prog)
+    output = Path(f"{RESULTS}.{options.form}" if options.output is None else options.output)
     try:
         _check(options, output)
         names = read_names(sys.stdin.buffer) if options.folder == "-" else None
         folder = "" if names is not None else options.folder
         if options.listed is not None:
             return _list(options, folder, names)
-        if options.model is None:
-            asked = options.tasks or {"gender": TASKS["gender"]}
-            tasks = load_tasks(asked)
-        else:
-            model = Model(options.model)
-            tasks = {"label" if model.classes else "age": model}
-        if options.min_confidence and not any(model.classes for model in tasks.values()):
+        tasks = tasks_asked(options, {"gender": TASKS["gender"]})
+        if options.min_confidence and not any(model.head(task).classes for task, model in tasks.items()):
             raise UsageError("--min-confidence is for labels, and ages alone were asked for")
-        read, failed, skipped = process_folder(
-            folder,
-            output,
-            tasks=tasks,
-            names=names,
-            recursive=options.recursive,
-            faces=options.faces,
-            min_face=options.min_face,
-            min_score=options.min_score,
-            form=options.format,
-            html=options.html,
-            confidence=options.confidence,
-            boxes=options.boxes,
-            min_confidence=options.min_confidence,
-            resume=options.resume,
-            batch_size=options.batch_size,
-            max_pixels=options.max_pixels,
-        )
+        forms = ("recursive", "form", "html", "confidence", "boxes", "min_confidence", "resume")
+        how = {name: getattr(options, name) for name in forms} | detection(options)
+        read, failed, skipped = process_folder(folder, output, tasks=tasks, names=names, **how)
     except (UsageError, outputs.JournalError) as error:
-        _complain(f"process.py: {printable(str(error))}")
+        _print_error(f"{prog}: {printable(str(error))}")
         return 2
     except OSError as error:
         where = error.filename or ("standard output" if options.listed is not None else output)
-        _complain(f"process.py: {error.strerror or error}: {printable(str(where))}")
+        _print_error(f"{prog}: {error.strerror or error}: {printable(str(where))}")
         return 2
     except MemoryError:
-        _complain("process.py: not enough memory; try a smaller --batch-size")
+        _print_error(f"{prog}: not enough memory; try a smaller --batch-size")
         return 2
     except (KeyboardInterrupt, RuntimeError) as error:
-        # An interrupt that strikes while Python waits for a lock comes out as its failure to release that lock.
+        # An interrupt while Python waits for a lock comes out as its failure to release that lock.
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        _complain("process.py: interrupted; the same command with --resume goes on from here")
+        _print_error(f"{prog}: interrupted; the same command with --resume goes on from here")
         return 130
-    models = " and ".join(printable(model.name) for model in tasks.values())
     try:
-        print(f"{_count(read, 'photo')} labelled by {models} -> {printable(str(output))}", flush=True)
+        print(f"{_count(read, 'photo')} labelled by {_models(tasks)} -> {printable(str(output))}", flush=True)
     except OSError as error:  # the results are there all the same
         _discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
-            _complain(f"process.py: {error.strerror or error}: standard output")
+            _print_error(f"{prog}: {error.strerror or error}: standard output")
     if skipped:
-        _complain(f"{_count(skipped, 'file')} skipped, by name and content no picture (see {RUN})")
+        _print_error(f"{_count(skipped, 'file')} skipped, by name and content no picture (see {RUN})")
     if failed:
         errors = printable(str(output.with_name(ERRORS)))
-        _complain(f"{_count(failed, 'file')} could not be read -> {errors}")
+        _print_error(f"{_count(failed, 'file')} could not be read -> {errors}")
     return 1 if failed else 0
 
 
 def _list(options: argparse.Namespace, folder: str, names: Iterable[str] | None) -> int:
-    asked = [options.model] if options.model else (options.tasks or TASKS).values()
-    model = _model_with(options.listed, asked)
+    model, head = _head_with(options.listed, options)
     try:
         _, failed = list_folder(
             folder,
             options.listed,
             model=model,
+            head=head,
             names=find_files(folder, recursive=options.recursive) if names is None else names,
-            batch_size=options.batch_size,
-            max_pixels=options.max_pixels,
             min_confidence=options.min_confidence,
-            faces=options.faces,
-            min_face=options.min_face,
-            min_score=options.min_score,
             end="\0" if options.null else "\n",
+            **detection(options),
         )
-    except BrokenPipeError:  # whoever read has seen enough, as `head` has
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
         _discard(sys.stdout)
-        return 141  # what a shell says of a program that the signal SIGPIPE ended
+        return 141  # the status of a program that the signal SIGPIPE ended
     return 1 if failed else 0
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# ---------------------------------------------------------------------------------------------- the command faces
+
+# Sub-command -> module and function, the extra that it needs, what it does.
+COMMANDS = {
+    "label": ("faces.cli", "label", "", "label the faces in a folder of pictures"),
+    "serve": ("faces.serve", "main", "serve", "answer photos over HTTP"),
+    "scale": ("faces.scale", "main", "scale", "label a folder of any size on many machines"),
+    "train": ("faces.research.experiments", "main", "research", "train a network as a settings file says"),
+    "evaluate": ("faces.research.evaluate", "main", "research", "test a model on labelled photos"),
+    "export": ("faces.cli", "export", "research", "write a trained network as ONNX or Core ML"),
+    "models": ("faces.cli", "models", "", "list the models that can be found"),
+    "notebooks": ("faces.research.notebooks", "main", "research", "run the notebooks"),
+    "demo": ("faces.research.demo", "main", "research", "draw a practice set of labelled faces"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command ``faces``; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="faces",
+        description="Label photos of faces, and train, test and export the networks that do.",
+        epilog="commands:\n"
+        + "".join(f"  {name:10}{about[3]}\n" for name, about in COMMANDS.items())
+        + "\nfaces COMMAND --help describes a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"faces {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="options of the command")
+    options = parser.parse_args(argv)
+    module, function, extra, _ = COMMANDS[options.command]
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
+    try:
+        run = getattr(import_module(module), function)
+        return run(options.rest, "faces label") if options.command == "label" else run(options.rest)
+    except ImportError as error:
+        missing = error.name or ""
+        if not extra or missing.startswith("faces"):
+            raise
+        _print_error(f"faces {options.command}: {missing} is not installed: pip install 'faces[{extra}]'")
+        return 2
+
+
+def models(argv: list[str] | None = None) -> int:
+    """List the models: name, heads, size of the images and of the file, and the terms of their training data."""
+    argparse.ArgumentParser(prog="faces models", description=models.__doc__).parse_args(argv)
+    for folder in sorted({path.parent for home in homes() for path in home.glob("*/model.onnx")}):
+        try:
+            model = Model(folder)
+        except UsageError as error:
+            if folder.name != DETECTOR:
+                print(f"{folder.name}: {error}")
+            continue
+        heads = "; ".join(f"{head.name}: {', '.join(head.classes) or 'years'}" for head in model.heads.values())
+        size = (folder / "model.onnx").stat().st_size / 1e6
+        default = [task for task, name in TASKS.items() if name == folder.name]
+        print(f"{folder.name}  {model.size}×{model.size} pixels of a {model.subject}, {size:.1f} MB")
+        print(f"  answers {heads}" + f" (default for {', '.join(default)})" * bool(default))
+        with suppress(OSError):
+            card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+            print("  " + " ".join(card.partition("## Training data and its terms")[2].split()))
+    return 0
+
+
+def export(argv: list[str] | None = None) -> int:
+    """Write a trained network for use elsewhere."""
+    parser = argparse.ArgumentParser(prog="faces export", description=export.__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    onnx = kinds.add_parser("onnx", help="a finished run as a model folder, tested on the test photos of some folders")
+    onnx.add_argument("run", metavar="RUN", help="folder of the run")
+    onnx.add_argument("target", metavar="MODEL", help="folder to write")
+    onnx.add_argument("data", metavar="DIR", nargs="+", help="folders of labelled photos, those it was trained on")
+    onnx.add_argument("--subject", choices=("face", "picture"), default="face", help="what an image shows")
+    onnx.add_argument("--half", action="store_true", help="store the weights in 16 bits")
+    onnx.add_argument("--overwrite", action="store_true", help="replace a model folder that is there already")
+    apple = kinds.add_parser("coreml", help="a model as an ML program for Apple's devices (extra coreml)")
+    apple.add_argument("model", metavar="MODEL", help=f"a task ({', '.join(TASKS)}), a name, or a folder")
+    apple.add_argument("target", metavar="OUT.mlpackage", help="the package to write")
+    apple.add_argument("--check", metavar="DIR", help="on a Mac: compare its answers on these photos with the model's")
+    options = parser.parse_args(argv)
+    try:
+        if options.kind == "onnx":
+            experiments = import_module("faces.research.experiments")
+            settings = experiments.Settings(data=options.data, run=options.run, recipe=experiments.Recipe())
+            how = {"subject": options.subject, "half": options.half, "overwrite": options.overwrite}
+            experiments.publish(options.run, options.target, experiments.prepare(settings), **how)
+        else:
+            coreml = import_module("faces.research.coreml")
+            coreml.export(options.model, options.target)
+            if options.check:
+                model = Model(TASKS.get(options.model, options.model))
+                worst = coreml.check(options.target, model, options.check)
+                print(f"on the photos in {options.check} its probabilities differ by {worst:.4f} at most")
+    except (UsageError, ValueError, OSError, RuntimeError) as error:
+        _print_error(f"faces export: {printable(str(error))}")
+        return 2
+    print(f"{printable(options.target)} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -36,6 +36,7 @@ from faces import __version__, trust
 from faces.files import write_json
 from faces.models import save_weights
 from faces.predict import TASKS, Model, UsageError
+from faces.research.heads import Classes, Years
 
 TERMS = {
     "utkface": "UTKFace is free for non-commercial research only, and weights trained on it should be taken to inherit "
@@ -126,9 +127,12 @@ def export(
     ExportError : some probability differs by more than 1e-4 (with ``half``: 0.01) from torch's; the folder is left as
         it was.
     """
-    about = {"classes": list(classes), "size": size}
-    about |= {"whole": True} if whole else {}
-    about |= {} if abstain_below is None else {"abstain_below": round(abstain_below, 4)}
+    from faces.research.export import metadata  # it needs this module
+
+    head = Classes(metrics.get("label", "label"), tuple(classes))
+    fitted = {} if abstain_below is None else {"abstain_below": round(abstain_below, 4)}
+    subject = "face" if set(classes) <= {"female", "male", "glasses", "no_glasses"} else "picture"
+    about = metadata([head], {head.name: fitted}, size=size, whole=whole, subject=subject)
     model = copy.deepcopy(model).cpu().eval()
     rest = {"pixels": pixels, "metrics": metrics, "history": history, "card": card, "half": half}
     tolerance = HALF_TOLERANCE if half else TOLERANCE
@@ -160,7 +164,10 @@ def export_age(
     ------
     ExportError : some age differs by more than a hundredth of a year from torch's; the folder is left as it was.
     """
-    about = {"age": {"coverage": coverage}, "size": size}
+    from faces.research.export import metadata  # it needs this module
+
+    fitted = {"age": {"width": width, "coverage": coverage}}
+    about = metadata([Years("age", "median")], fitted, size=size, whole=False, subject="face")
     deployed = DeployedAge(copy.deepcopy(model).cpu().eval(), decode, spread, width)
     rest = {"pixels": pixels, "metrics": metrics, "history": history, "card": card, "tolerance": YEARS_TOLERANCE}
     return _write(deployed, folder, about, **rest)
@@ -196,7 +203,7 @@ def _move(partial: Path, folder: Path) -> None:
 def write_onnx(deployed: nn.Module, path: str | os.PathLike, about: dict) -> None:
     """Write a ``Deployed`` or ``DeployedAge`` as one ONNX file with a dynamic batch.
 
-    ``about`` becomes the metadata that ``predict.Model`` reads: ``size``, and ``classes`` or ``age``.
+    ``about`` becomes the metadata that ``predict.Model`` reads.
     """
     example = torch.zeros(2, about["size"], about["size"], 3, dtype=torch.uint8)
     # The exporter reports every optional package that it does without.
@@ -208,7 +215,7 @@ def write_onnx(deployed: nn.Module, path: str | os.PathLike, about: dict) -> Non
             (example,),
             dynamo=True,
             input_names=["pixels"],
-            output_names=["probabilities" if "classes" in about else "years"],
+            output_names=list(about["heads"]),
             dynamic_shapes={"pixels": {0: torch.export.Dim("n")}},
             verbose=False,
         )
@@ -217,7 +224,7 @@ def write_onnx(deployed: nn.Module, path: str | os.PathLike, about: dict) -> Non
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
-    onnx.helper.set_model_props(proto, {"faces": json.dumps(about | {"version": __version__})})
+    onnx.helper.set_model_props(proto, {"faces": json.dumps(about)})
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
 

@@ -19,12 +19,10 @@ from faces import images, trust
 
 STRIDES = (8, 16, 32)  # pixels between the cells of the network's three outputs
 OVERLAP = 0.45  # intersection over union above which the less likely of two boxes is dropped
-LEAST = 1000  # pixels: the long side at which a picture is decoded; only for small faces it is decoded at more
+LONG_SIDE = 1000  # pixels: the long side at which a picture is decoded; only for small faces it is decoded at more
 SIDE = 640  # pixels: the long side to which larger pictures are scaled down
-SMALL = (
-    224  # pixels: the long side to which smaller pictures are enlarged, where more faces are found, fewer of them false
-)
-RELIABLE = 18  # pixels: found at this size are 42 of 43 portraits; at 14 pixels 34, at 12 21, at 10 6
+SMALL = 224  # pixels: the long side to which smaller pictures are enlarged, which finds more faces and fewer false ones
+RELIABLE = 18  # pixels of a face: 42 of 43 portraits are found at this size; at 14 pixels 34, at 12 21, at 10 6
 LARGEST = 4096  # pixels: the long side is never larger, whatever min_face asks for, which bounds the memory
 MIN_SCORE = 0.6
 
@@ -222,10 +220,10 @@ def look(
         If the file cannot be decoded.
     """
     largest = frames[0].size
-    least = max(LEAST, 2 * largest)
-    picture = images.open_rgb(path, least=least, max_pixels=max_pixels)
+    long_side = max(LONG_SIDE, 2 * largest)
+    picture = images.open_rgb(path, long_side=long_side, max_pixels=max_pixels)
     full = max(picture.size)
-    if full >= least:  # a smaller one was not scaled down
+    if full >= long_side:  # a smaller one was not scaled down
         full = max(images.picture_size(path))
     if full > max(picture.size) and detector.side(full) > max(picture.size):
         picture = _again(path, int(detector.side(full)), max_pixels)
@@ -245,10 +243,10 @@ def look(
     return [_scaled(face, full / max(picture.size)) for face in faces], squares
 
 
-def _again(path, least: int, max_pixels: int | None) -> Image.Image:
+def _again(path, long_side: int, max_pixels: int | None) -> Image.Image:
     if hasattr(path, "seek"):
         path.seek(0)
-    return images.open_rgb(path, least=least, max_pixels=max_pixels)
+    return images.open_rgb(path, long_side=long_side, max_pixels=max_pixels)
 
 
 def _scaled(face: Face, factor: float) -> Face:

@@ -24,20 +24,20 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-# Files that desktops leave in folders; they are nobody's photos and nobody's errors.
-LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized", ".directory", ".picasa.ini", "icon\r"}
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SUFFIXES |= {".avif", ".heic", ".heif"}
 # Pillow's names of the formats that photos come in. Its other decoders, of icons, textures and maps, are never tried.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}  # brands, from the 9th byte on
-# What other files are, by their first bytes.
-KNOWN = {
+# Other files by their first bytes: pictures that are not supported, and what is no photo.
+UNSUPPORTED = {
     b"\xff\x0a": "a JPEG XL picture, which is not read",
     b"\0\0\0\x0cJXL ": "a JPEG XL picture, which is not read",
     b"II\xbc\x01": "a JPEG XR picture, which is not read",
     b"v/1\x01": "an OpenEXR picture, which is not read",
     b"#?RADIANCE": "a Radiance HDR picture, which is not read",
+}
+NO_PICTURES = {
     b"8BPS": "a Photoshop document, not a picture",
     b"%!PS": "a PostScript program, not a picture",
     b"\xc5\xd0\xd3\xc6": "a PostScript program, not a picture",
@@ -48,6 +48,9 @@ KNOWN = {
     b"icns": "an icon, not a photo",
     b"\x1aE\xdf\xa3": "a video, not a picture",
 }
+# Kinds of an ImageError.
+DAMAGED, NOT_A_PICTURE, NOT_SUPPORTED = "damaged", "not a picture", "not supported"
+TOO_LARGE, UNREADABLE = "too large", "unreadable"
 RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -74,7 +77,7 @@ SCALES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1, 2**24 - 1, 2*
 # Bytes a pixel that decoders take beside the picture: WebP and AVIF for frames of their own, TIFF for strips.
 DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 12, "JPEG2000": 24, "TIFF": 4, "GIF": 1}
 # What Pillow's decoders raise at damaged files, besides OSError.
-DAMAGED = (SyntaxError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
+DECODER_ERRORS = (SyntaxError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
 
 # Pillow warns of large pictures and odd metadata; what matters of it is decided below. Set once and for all, since
 # warnings.catch_warnings is not safe among the threads that decode.
@@ -86,14 +89,25 @@ for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
 
 
 class ImageError(ValueError):
-    """A file could not be read as a picture; the message says why, without the file's name."""
+    """A file could not be read as a picture.
+
+    Parameters
+    ----------
+    message : str
+        The reason, without the file's name.
+    kind : {"damaged", "not a picture", "not supported", "too large", "unreadable"}
+    """
+
+    def __init__(self, message: str, kind: str = DAMAGED):
+        super().__init__(message)
+        self.kind = kind
 
 
 class Budget:
-    """Bytes that all decoders together may take.
+    """Memory of all decoders together, in bytes.
 
-    What a thread decodes counts until it is returned or, within ``until_done``, until that ends or the thread decodes
-    again. A picture that needs more than all of it is decoded when no other is.
+    A picture counts until it is returned or, within ``until_done``, until that ends or the thread decodes again. One
+    that needs more than the budget is decoded alone.
     """
 
     def __init__(self, total: int):
@@ -101,7 +115,7 @@ class Budget:
         self._turn, self._freed, self._mine = threading.Lock(), threading.Condition(), threading.local()
 
     def take(self, size: int) -> None:
-        """Wait for ``size`` bytes, first come, first served; what this thread had goes first, so that none is stuck."""
+        """Release what this thread holds and wait for ``size`` bytes, first come, first served."""
         if getattr(self._mine, "size", 0):
             self._hold(0)
         with self._turn, self._freed:
@@ -134,57 +148,59 @@ class Budget:
 BUDGET = Budget(200_000_000)
 
 
-def is_litter(name: str) -> bool:
-    """True for the files that an operating system strews (``.DS_Store``, ``._photo.jpg``, ``Thumbs.db``)."""
-    return name.lower() in LITTER or name.startswith("._")
-
-
 def open_rgb(
     path: str | os.PathLike | BinaryIO,
     size: int | None = None,
     *,
     whole: bool = False,
-    least: int | None = None,
+    long_side: int | None = None,
     max_pixels: int | None = None,
 ) -> Image.Image:
     """Open a picture as 8-bit RGB, the right way up.
 
+    EXIF orientation is applied, transparency is laid on white, CMYK, grey, palette and 16-bit pictures are converted
+    (see ``_levels``).
+
     Parameters
     ----------
-    path : of a file in one of ``FORMATS`` (HEIC where pillow-heif is installed), or such a file opened for reading; of
-        an animation the first frame, of a TIFF the largest page that is not marked as a thumbnail.
-    max_pixels : that may be decoded, default ``MAX_PIXELS``; more is refused before it is decoded.
-    size : where only a ``size`` × ``size`` square is wanted in the end. The picture is then cut to its
-        central square and scaled down to it with antialiasing; JPEGs are decoded at a fraction of
-        their size where that is enough (at least twice ``size``), which is many times faster.
-    whole : keep all of the picture in that square, between black edges, and not its centre only.
-    least : where not more detail is wanted than a long side of so many pixels shows; the whole picture comes back at
-        the smallest fraction of its size that has as many, and of ``MAX_RETURNED`` pixels at most.
+    path : path or binary file
+        In one of ``FORMATS`` (HEIC where pillow-heif is installed); of an animation the first frame, of a TIFF the
+        largest page that is not marked as a thumbnail.
+    size : int, optional
+        Return the central square, scaled down to ``size`` × ``size`` pixels with antialiasing. JPEGs are decoded at a
+        fraction of their size where that has at least twice as many pixels, which is many times faster.
+    whole : bool, default False
+        Return all of the picture in that square, between black edges.
+    long_side : int, optional
+        Return the whole picture at the smallest fraction of its size whose long side has so many pixels, and of
+        ``MAX_RETURNED`` pixels at most.
+    max_pixels : int, optional
+        Refuse to decode more; default ``MAX_PIXELS``.
 
     Returns
     -------
-    PIL.Image.Image, mode RGB. EXIF orientation is applied, transparency is laid on white, CMYK,
-    grey, palette and 16-bit pictures are converted; ``_levels`` tells how numbers become grey values.
+    PIL.Image.Image
+        Mode RGB.
 
     Raises
     ------
-    ImageError : not a picture, truncated, damaged, empty, gone, or of more pixels than ``max_pixels``. It keeps
-        nothing of what was decoded.
+    ImageError
+        Not a picture, damaged, empty, gone, or too large. It keeps no pixels.
     """
     if whole and size:
-        least = 2 * size
-    most, rgb = MAX_PIXELS if max_pixels is None else max_pixels, None
+        long_side = 2 * size
+    limit, rgb, kind = MAX_PIXELS if max_pixels is None else max_pixels, None, TOO_LARGE
     try:
-        rgb = _open_rgb(path, None if whole else size, least, most)
+        rgb = _open_rgb(path, None if whole else size, long_side, limit)
         return square(rgb, size, whole) if size else rgb
     except ImageError as error:
-        reason = str(error)
+        reason, kind = str(error), error.kind
     except MemoryError:
         reason = "too large for this machine's memory"
     finally:
         BUDGET.decoded(4 * rgb.width * rgb.height if rgb and not size else 0)
     # Out here, since an error keeps what the frames of its traceback hold, and that of the error before it.
-    raise ImageError(reason)
+    raise ImageError(reason, kind)
 
 
 def picture_size(path: str | os.PathLike | BinaryIO) -> tuple[int, int]:
@@ -202,47 +218,49 @@ class _Damaged(ImageError):
     """Pillow gave up on the contents of a file."""
 
 
-def _open_rgb(path, size: int | None, least: int | None, most: int) -> Image.Image:
+def _open_rgb(path, size: int | None, long_side: int | None, limit: int) -> Image.Image:
     with _reading(path) as file:
         try:
-            return _load(file, size, least, most)
+            return _load(file, size, long_side, limit)
         except _Damaged as error:
-            reason = str(error)
+            reason, kind = str(error), error.kind
         bare = _without_metadata(file)
         if bare is None:
-            raise ImageError(reason)
-        return _load(bare, size, least, most)
+            raise ImageError(reason, kind)
+        return _load(bare, size, long_side, limit)
 
 
-def _load(file: BinaryIO, size: int | None, least: int | None, most: int) -> Image.Image:
-    image = _opened(file, most)
+def _load(file: BinaryIO, size: int | None, long_side: int | None, limit: int) -> Image.Image:
+    image = _opened(file, limit)
     (width, height), jpeg, factor = image.size, image.format in ("JPEG", "MPO"), 1
-    if least:
-        factor = max(max(width, height) // least, math.ceil(math.sqrt(width * height / MAX_RETURNED)))
+    if long_side:
+        factor = max(max(width, height) // long_side, math.ceil(math.sqrt(width * height / MAX_RETURNED)))
     elif size and (jpeg or width * height > MAX_RETURNED):
         factor = min(width, height) // (2 * size)
     factor = max(1, factor)
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
-        raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read")
+        raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read", NOT_SUPPORTED)
     in_scans = jpeg and not _pillow(_in_one_scan, image)
     if factor > 1:  # of the fractions that JPEG offers, the smallest that is large enough
         _pillow(image.draft, "RGB", (max(1, width // factor), max(1, height // factor)))
     factor = 1 if size and image.size != (width, height) else max(1, factor * max(image.size) // max(width, height))
     pixels = image.width * image.height
     coefficients = _coefficients(image, width * height) if in_scans else 0
-    if pixels > most:
-        raise ImageError(f"{width}x{height} pixels is over the limit of {most}")
+    if pixels > limit:
+        raise ImageError(f"{width}x{height} pixels is over the limit of {limit}", TOO_LARGE)
     takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format, 0)) + coefficients
-    if takes > MAX_PIXEL_BYTES * most:
-        kind = "progressive JPEG" if coefficients else image.format
-        limit = f"the limit of {most} pixels allows for {MAX_PIXEL_BYTES * most // 10**6} MB"
-        raise ImageError(f"{width}x{height} pixels as {kind} take {takes // 10**6} MB to decode, {limit}")
+    if takes > MAX_PIXEL_BYTES * limit:
+        form = "progressive JPEG" if coefficients else image.format
+        allowed = f"the limit of {limit} pixels allows for {MAX_PIXEL_BYTES * limit // 10**6} MB"
+        raise ImageError(f"{width}x{height} pixels as {form} take {takes // 10**6} MB to decode, {allowed}", TOO_LARGE)
     BUDGET.take(takes + 4 * pixels // factor**2)
     wide = image.mode[0] not in "IF" and image.tile and ";16" in str(image.tile[0][3])
     _pillow(image.load, format=image.format)
     if wide and _hardly_used(image):
-        raise ImageError("16 bits a sample, of which at most 12 are used: how bright it is cannot be told")
+        raise ImageError(
+            "16 bits a sample, of which at most 12 are used: how bright it is cannot be told", NOT_SUPPORTED
+        )
     turn, rgb = TURNS.get(_orientation(image)), _to_rgb(image, factor)
     return rgb if turn is None else rgb.transpose(turn)
 
@@ -256,29 +274,30 @@ def _reading(path: str | os.PathLike | BinaryIO):
 
 
 def _pillow(call: Callable, *arguments, format: str | None = None):
-    """What a call of Pillow's decoders returns; what it raises at a damaged file becomes an ImageError."""
-    said = _libtiff_said() if format == "TIFF" else []
-    said.clear()
+    """A call of Pillow's decoders, with an ImageError for what they raise at damaged files."""
+    errors = _libtiff_errors() if format == "TIFF" else []
+    errors.clear()
     try:
         return call(*arguments)
     except (ImageError, UnidentifiedImageError):
         raise
     except OSError as error:
         detail = error.strerror or str(error) or type(error).__name__
-        raise ImageError(f"damaged picture ({said[-1]})" if said else detail) from None
-    except DAMAGED as error:
+        kind = UNREADABLE if error.strerror else DAMAGED
+        raise ImageError(f"damaged picture ({errors[-1]})" if errors else detail, kind) from None
+    except DECODER_ERRORS as error:
         raise _Damaged(f"damaged picture ({type(error).__name__}: {error})") from None
 
 
 _messages = threading.local()
 
 
-def _libtiff_said() -> list[str]:
-    """What libtiff has complained of in this thread; it would print that on stderr, and no file's name."""
+def _libtiff_errors() -> list[str]:
+    """Errors of libtiff in this thread; it would print them on stderr, without the file's name."""
     _collect_libtiff()
-    if not hasattr(_messages, "said"):
-        _messages.said = []
-    return _messages.said
+    if not hasattr(_messages, "errors"):
+        _messages.errors = []
+    return _messages.errors
 
 
 @cache
@@ -292,39 +311,39 @@ def _collect_libtiff():
         def collect(module, form, values):
             line = ctypes.create_string_buffer(200)
             write(line, len(line), form, values)
-            _libtiff_said().append(line.value.decode(errors="replace").removeprefix("tempfile.tif: "))
+            _libtiff_errors().append(line.value.decode(errors="replace").removeprefix("tempfile.tif: "))
 
         libtiff.TIFFSetWarningHandler(None)
         libtiff.TIFFSetErrorHandler(collect)
         return collect  # kept, or libtiff would call what is gone
 
 
-def _opened(file: BinaryIO, most: int) -> Image.Image:
+def _opened(file: BinaryIO, limit: int) -> Image.Image:
     """A picture of which only the header has been read."""
     file.seek(0)
     beginning = file.read(32)
     if not beginning:
-        raise ImageError("empty file")
+        raise ImageError("empty file", NOT_A_PICTURE)
     if beginning.startswith(b"GIF8"):
         BUDGET.take(BUDGET.total)  # Pillow may fill a whole frame when it opens one
-    if Image.MAX_IMAGE_PIXELS and most > 2 * Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which holds for what it does before it tells the size
+    if Image.MAX_IMAGE_PIXELS and limit > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = limit  # Pillow's own limit, which holds for what it does before it tells the size
     try:
-        return _pillow(_identified, file, beginning, most)
+        return _pillow(_identified, file, beginning, limit)
     except UnidentifiedImageError:
         pass
     if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC and "HEIF" not in Image.OPEN:
         _read_heic()
-        return _opened(file, most)
-    raise _Damaged(_what_it_is(beginning))
+        return _opened(file, limit)
+    raise _Damaged(*_what_it_is(beginning))
 
 
-def _identified(file: BinaryIO, beginning: bytes, most: int) -> Image.Image:
+def _identified(file: BinaryIO, beginning: bytes, limit: int) -> Image.Image:
     try:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError:
         if not beginning.startswith(b"\xff\xd8"):
-            raise ImageError(f"more pixels than the limit of {most}") from None
+            raise ImageError(f"more pixels than the limit of {limit}", TOO_LARGE) from None
         file.seek(0)
         image = JpegImagePlugin.jpeg_factory(file)  # of which a fraction may be decoded
     if image.format == "TIFF" and (page := _page(image)) is not None:
@@ -333,23 +352,26 @@ def _identified(file: BinaryIO, beginning: bytes, most: int) -> Image.Image:
     return image
 
 
-def _what_it_is(beginning: bytes) -> str:
-    """Why a file is no picture that is read, from its first bytes."""
+def _what_it_is(beginning: bytes) -> tuple[str, str]:
+    """Why a file is not read, by its first bytes, and the kind of that error."""
     brand = beginning[8:12]
     if beginning.startswith(RAW) or beginning[8:10] == b"CR":
-        return "a RAW photo, which is not read"
+        return "a RAW photo, which is not read", NOT_SUPPORTED
     if beginning[4:8] == b"ftyp":
         if brand in HEIC:
-            return "HEIC of a kind that pillow-heif does not read"
+            return "HEIC of a kind that pillow-heif does not read", NOT_SUPPORTED
         if brand in (b"avif", b"avis"):
-            return "AVIF, damaged or of a kind that this Pillow does not read"
-        return "a RAW photo, which is not read" if brand == b"crx " else "a video, not a picture"
+            return "AVIF, damaged or of a kind that this Pillow does not read", NOT_SUPPORTED
+        if brand == b"crx ":
+            return "a RAW photo, which is not read", NOT_SUPPORTED
+        return "a video, not a picture", NOT_A_PICTURE
     if beginning[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "a TIFF that is damaged or of a kind that Pillow does not read"
-    for start, what in KNOWN.items():
-        if beginning.startswith(start):
-            return what
-    return "not a picture in a known format"
+        return "a TIFF that is damaged or of a kind that Pillow does not read", DAMAGED
+    for known, kind in ((UNSUPPORTED, NOT_SUPPORTED), (NO_PICTURES, NOT_A_PICTURE)):
+        for start, what in known.items():
+            if beginning.startswith(start):
+                return what, kind
+    return "not a picture in a known format", NOT_A_PICTURE
 
 
 def _page(image: Image.Image) -> int | None:
@@ -360,7 +382,7 @@ def _page(image: Image.Image) -> int | None:
             image.seek(page)
         except EOFError:
             break
-        except (OSError, TypeError, *DAMAGED):
+        except (OSError, TypeError, *DECODER_ERRORS):
             if image.tag_v2.get(PHOTOMETRIC) in SENSOR_DATA:
                 best = None
             break
@@ -370,7 +392,7 @@ def _page(image: Image.Image) -> int | None:
         if not reduced and pixels > largest:
             best, largest = page, pixels
     if best is None:
-        raise ImageError("a RAW photo, of which only a thumbnail could be read")
+        raise ImageError("a RAW photo, of which only a thumbnail could be read", NOT_SUPPORTED)
     return best if several else None
 
 
@@ -390,7 +412,7 @@ def _coefficients(image: Image.Image, pixels: int) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """What EXIF says of how a picture is turned; damaged metadata says nothing."""
+    """The EXIF orientation; 1 where metadata is damaged."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # of whatever kind: a call of Pillow alone
@@ -399,7 +421,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _without_metadata(file: BinaryIO) -> BinaryIO | None:
-    """A PNG or AVIF less the metadata that Pillow may stumble over; None where that is not it."""
+    """A PNG or AVIF without the metadata that Pillow may fail on; None for other files."""
     file.seek(0)
     content = file.read(32)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -421,14 +443,14 @@ def _without_metadata(file: BinaryIO) -> BinaryIO | None:
 
 
 def _read_heic() -> None:
-    """Have Pillow read HEIC from now on."""
+    """Register HEIC with Pillow."""
     try:
         import pillow_heif
     except ImportError:
-        raise ImageError("HEIC, which pillow-heif reads: pip install pillow-heif") from None
+        raise ImageError("HEIC, which pillow-heif reads: pip install pillow-heif", NOT_SUPPORTED) from None
     pillow_heif.register_heif_opener()
     if "HEIF" not in Image.OPEN:  # or whoever asked would ask for ever
-        raise ImageError("HEIC, which this pillow-heif does not read")
+        raise ImageError("HEIC, which this pillow-heif does not read", NOT_SUPPORTED)
 
 
 def square(image: Image.Image, size: int, whole: bool = False) -> Image.Image:
@@ -458,7 +480,7 @@ def decode(path: str | os.PathLike, size: int, whole: bool = False) -> np.ndarra
 
 
 class Frame(NamedTuple):
-    """How a network wants a picture: as a square of ``size`` pixels, of its centre or of the ``whole`` of it."""
+    """Size and framing of a network's input: a square of ``size`` pixels, of the centre or of the ``whole`` picture."""
 
     size: int
     whole: bool = False
@@ -469,7 +491,7 @@ def decode_frames(
 ) -> list[np.ndarray]:
     """``decode`` in several frames of one decoded picture, the largest first in ``wanted``."""
     largest = wanted[0].size
-    detail = {"least": 2 * largest} if any(frame.whole for frame in wanted) else {"size": largest}
+    detail = {"long_side": 2 * largest} if any(frame.whole for frame in wanted) else {"size": largest}
     return frames(open_rgb(path, **detail, max_pixels=max_pixels), wanted)
 
 
@@ -489,7 +511,7 @@ def decode_all(paths: Sequence[str], size: int, whole: bool = False) -> np.ndarr
         try:
             decoded[number] = decode(path, size, whole)
         except ImageError as error:
-            raise ImageError(f"{path}: {error} (leave it out: data.usable(data.scan(manifest)))") from None
+            raise ImageError(f"{path}: {error} (leave it out: data.usable(data.scan(manifest)))", error.kind) from None
     return decoded
 
 

@@ -1,4 +1,4 @@
-"""What a run found, kept on disk as it goes, and written in the form that was asked for when it is complete.
+"""The journal of a run, and the formats of its results.
 
 Needs the standard library only (and pyarrow for Parquet). A record is what is known of one file::
 
@@ -16,15 +16,15 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from errno import EACCES, EAGAIN, ENOSPC
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote_from_bytes
 
-from faces.files import whole_file
+from faces.files import atomic_write
 
 try:
     import fcntl
@@ -33,7 +33,7 @@ except ImportError:  # Windows
 
     fcntl = None
 
-VERSION = 2  # of the journal; another version's is not gone on with
+VERSION = 3  # of the journal; a run of another version cannot be resumed
 LOCKED_BYTE = 1 << 40  # of the journal, far beyond what SQLite reads: locks of Windows keep others from reading
 ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 FORMATS = ("json", "jsonl", "csv", "parquet")
@@ -45,11 +45,10 @@ class JournalError(Exception):
 
 
 class Journal:
-    """The records of a run, on disk, so that neither memory nor a killed process is a limit.
+    """The records of a run in a SQLite file, so that neither memory nor a killed process is a limit.
 
-    A SQLite file beside the results; a batch is in it whole or not at all. It is locked while it is open, so that two
-    runs cannot write the same results; SQLite's own locks are not used, since many network shares have none. Names are
-    kept as the bytes that they are on the disk.
+    A batch is written atomically. The file is locked while it is open, so that two runs cannot write the same results;
+    SQLite's own locks are not used, since many network shares have none. Names are kept as bytes.
 
     Parameters
     ----------
@@ -111,7 +110,7 @@ class Journal:
                 )
 
     def add(self, records: Iterable[tuple[str, dict]]) -> None:
-        """Keep a batch of (name, record), whole or not at all."""
+        """Add a batch of (name, record) atomically."""
         rows = [(os.fsencode(name), next(iter(record)), json.dumps(record)) for name, record in records]
         with _as_oserror(self.path):
             self.store.execute("BEGIN")
@@ -138,7 +137,7 @@ class Journal:
             yield os.fsdecode(name), json.loads(record)
 
     def close(self, *, delete: bool = False) -> None:
-        """Let go of the file; with ``delete`` it goes."""
+        """Close the file, and delete it if asked."""
         self.store.close()
         if delete:
             self._delete_parts()
@@ -154,13 +153,13 @@ class Journal:
 
 
 def _without_locks(path: Path) -> str:
-    """URI that has SQLite lock nothing, but keep its write-ahead log, which ``nolock=1`` would do without."""
+    """URI that has SQLite lock nothing but keep its write-ahead log, which ``nolock=1`` would switch off."""
     place = quote_from_bytes(os.fsencode(path.absolute().as_posix()))
     return f"file://{'' if place[0] == '/' else '/'}{place}?vfs={'win32' if os.name == 'nt' else 'unix'}-none"
 
 
 def _lock(path: Path) -> IO[bytes]:
-    """The open file, locked until it is closed or the process ends; JournalError if another process has it."""
+    """The open file, locked until it is closed; JournalError if another process has it locked."""
     while True:
         file = path.open("ab")
         try:
@@ -184,32 +183,24 @@ def _differences(before: dict, now: dict) -> list[str]:
     return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
 
 
-class _as_oserror:
-    """SQLite's own words for a full disk and the like, as the OSError that they are."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, sqlite3.OperationalError):
-            full = "full" in str(error)
-            raise OSError(
-                ENOSPC if full else None, os.strerror(ENOSPC) if full else str(error), str(self.path)
-            ) from None
+@contextmanager
+def _as_oserror(path: Path) -> Iterator[None]:
+    """SQLite's errors of a full disk and the like as an OSError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        full = "full" in str(error)
+        raise OSError(ENOSPC if full else None, os.strerror(ENOSPC) if full else str(error), str(path)) from None
 
 
 # ------------------------------------------------------------------------------------------------------ forms
 
 
-def entry(record: dict, *, tasks: Iterable[str], confidence: bool = False, boxes: bool = False):
-    """What the JSON forms say of one picture.
+def to_json(record: dict, *, tasks: Iterable[str], confidence: bool = False, boxes: bool = False):
+    """A picture in the JSON formats.
 
-    One face, or a picture that was taken as one: a label where one task was asked, else {task: answer, …}; with
-    ``confidence`` the probabilities too. Several faces, or ``boxes``: a list of such objects, each with its box and
-    score. No face: "no_face".
+    One face: its label if one task was asked, else {task: answer, …}; with ``confidence`` the probabilities too.
+    Several faces, or ``boxes``: a list of such objects, each with its box and score. No face: "no_face".
     """
     tasks, faces = list(tasks), record["faces"]
     if not faces:
@@ -237,7 +228,7 @@ def _place(face: dict) -> dict:
 
 
 def rows(name: str, record: dict, tasks: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """One flat row a face, as CSV and Parquet have it; a picture without a face has a row without answers."""
+    """A picture in CSV and Parquet: one row a face; a picture without a face has a row without answers."""
     for number, face in enumerate(record["faces"] or [{}]):
         row: dict[str, Any] = {"file": name, "face": number if face else None}
         for task in tasks:
@@ -251,7 +242,7 @@ def rows(name: str, record: dict, tasks: Iterable[str]) -> Iterator[dict[str, An
 
 
 def columns(tasks: Iterable[str], ages: Iterable[str]) -> dict[str, type]:
-    """The columns of the flat forms and what they hold; ``ages`` are the tasks that answer in years."""
+    """Columns of CSV and Parquet and their types; ``ages`` are the tasks that answer in years."""
     ages, found = set(ages), {"file": str, "face": int}
     for task in tasks:
         if task in ages:
@@ -262,7 +253,7 @@ def columns(tasks: Iterable[str], ages: Iterable[str]) -> dict[str, type]:
 
 
 class JsonObject:
-    """Writes one JSON object a pair at a time, so that it need not be held in memory."""
+    """Writes a JSON object pair by pair."""
 
     def __init__(self, file: IO[str]):
         self.file, self.count = file, 0
@@ -300,7 +291,7 @@ def escaped(name: str) -> str:
 
 
 class _UnixLines:
-    """Takes rows as csv.writer ends them for Windows, and ends them with a line feed.
+    """Replaces the line endings of csv.writer by a line feed.
 
     With "\r\n" as its line ending the writer quotes names that hold either character, which before Python 3.13 it
     does for those of its own line ending alone.
@@ -323,22 +314,28 @@ def write(
     confidence: bool = False,
     boxes: bool = False,
 ) -> None:
-    """Write (name, record) pairs as json, jsonl, csv or parquet, whole or not at all.
+    """Write the results atomically.
 
-    Raises
-    ------
-    OSError : the file cannot be written.
-    ModuleNotFoundError : Parquet without pyarrow.
+    Parameters
+    ----------
+    records : iterable of (str, dict)
+        Names and records of the pictures.
+    path : path
+    form : {"json", "jsonl", "csv", "parquet"}
+    tasks, ages : list of str
+        All tasks, and those that answer in years.
+    confidence, boxes : bool
+        Whether JSON has probabilities, and boxes of single faces.
     """
     said = {"tasks": tasks, "confidence": confidence, "boxes": boxes}
     records = ((escaped(name), record) for name, record in records)
     if form == "parquet":
         return _write_parquet(records, Path(path), tasks, ages)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         if form == "json":
             whole = JsonObject(file)
             for name, record in records:
-                whole.add(name, entry(record, **said))
+                whole.add(name, to_json(record, **said))
             whole.close()
         elif form == "jsonl":
             for name, record in records:
@@ -351,12 +348,19 @@ def write(
             raise ValueError(f"no form {form!r}; there are {', '.join(FORMATS)}")
 
 
+def parquet_schema(columns: Mapping[str, type]):
+    """The pyarrow schema of some columns."""
+    import pyarrow as pa
+
+    kinds = {str: pa.string(), int: pa.int32(), float: pa.float64()}
+    return pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+
+
 def _write_parquet(records, path: Path, tasks: list[str], ages: Iterable[str]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {str: pa.string(), int: pa.int32(), float: pa.float64()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in columns(tasks, ages).items()])
+    schema = parquet_schema(columns(tasks, ages))
     flat = (row for name, record in records for row in rows(name, record, tasks))
     partial = path.with_name(f".{path.name}.partial")
     try:

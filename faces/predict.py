@@ -1,46 +1,35 @@
-"""The runtime: exported networks on pictures. Needs numpy, Pillow and onnxruntime, and no torch.
+"""An exported network on pixels. Needs numpy and onnxruntime, and no torch.
 
-``process.py`` is its command line (``faces.cli``). A model is a folder with a ``model.onnx`` that takes uint8 RGB
-squares ``[n, size, size, 3]`` and returns probabilities ``[n, classes]``, or an age with its interval in years
-``[n, 3]``; its size, frame, class names and kind are in its metadata, so that nothing here can disagree with how it was
-trained.
+A model is a folder with a ``model.onnx`` that takes uint8 RGB squares ``[n, size, size, 3]`` and has one output a head:
+probabilities ``[n, classes]``, or age, low and high in years ``[n, 3]``. Its metadata tell size, framing, subject and
+heads, and what was fitted of each on validation images.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import stat
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
-from faces import finding, images, trust
+from faces import images, trust
 
 ROOT = Path(__file__).resolve().parent.parent
-ARTIFACTS = ROOT / "artifacts"
-TASKS = {
-    "gender": "gender_mobilenet_v2",
-    "age": "age_mobilenet_v2",
-    "glasses": "glasses_cnn",
-}  # what can be asked, and which model answers
-BATCH_SIZE = 16  # faces a network sees at once: more take more memory, and time, since they leave the caches
-# Batches that are answered for side by side, and threads that a network has for each: a small network keeps two cores
-# busier with two batches than with one, and every batch under way takes memory.
-AT_A_TIME = min(4, os.cpu_count() or 1)
-THREADS = max(1, (os.cpu_count() or 1) // AT_A_TIME)
-UNKNOWN = "unknown"  # the label of a photo that the network is not sure enough of
-FACE_LABELS = {"female", "male", "glasses", "no_glasses"}  # what is said of a face, and not of a whole picture
-AT_ONCE = 100_000  # names of one folder that are held in memory
+ARTIFACTS = ROOT / "artifacts"  # of a checkout
+PACKAGED = Path(__file__).resolve().parent / "artifacts"  # of an installed wheel
+# Task -> the model that answers it by default, by the head of that name or its only head. Several tasks may have one.
+TASKS = {"gender": "gender_mobilenet_v2", "age": "age_mobilenet_v2", "glasses": "glasses_cnn"}
+SCHEMA = 2  # of the metadata
+BATCH_SIZE = 16  # larger batches take more memory, and more time, since they leave the processor's caches
+# Batches that are run side by side, and threads of each: small networks use cores better in two batches than in one.
+PARALLEL_BATCHES = min(4, os.cpu_count() or 1)
+THREADS = max(1, (os.cpu_count() or 1) // PARALLEL_BATCHES)
 
 
 class UsageError(Exception):
@@ -48,24 +37,63 @@ class UsageError(Exception):
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the network says of one photo.
+class Label:
+    """Predicted class of a face or picture.
 
-    label : the likeliest class. confidence : its probability. probabilities : of every class, in the model's order.
+    Attributes
+    ----------
+    label : str
+        The most probable class.
+    confidence : float
+        Its probability.
+    probabilities : dict of str to float
+        Of every class, in the order of the model.
     """
 
     label: str
     confidence: float
-    probabilities: np.ndarray
+    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Age:
-    """How old somebody looks: years, and the interval that holds the age as often as the model promises."""
+    """Predicted age in years, with its prediction interval."""
 
     years: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model answers: one of several classes, or an age in years.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of str
+        In the order of the probabilities; empty for an age.
+    abstain_below : float or None
+        Confidence below which the model abstains.
+    coverage : float or None
+        Share of the ages that the intervals are to hold.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    abstain_below: float | None = None
+    coverage: float | None = None
+
+    @property
+    def width(self) -> int:
+        return len(self.classes) or 3
+
+    def read(self, answers: np.ndarray) -> list[Label] | list[Age]:
+        """Rows of ``Model.run`` as objects."""
+        if not self.classes:
+            return [Age(*row) for row in answers.tolist()]
+        rows = zip(answers.argmax(1).tolist(), answers.tolist(), strict=True)
+        return [Label(self.classes[best], row[best], dict(zip(self.classes, row, strict=True))) for best, row in rows]
 
 
 class Model:
@@ -73,17 +101,27 @@ class Model:
 
     Parameters
     ----------
-    where : the name of a folder under ``artifacts/``, or the path of a folder that holds a ``model.onnx``.
-    threads : of the network's own, for one batch; ``THREADS`` by default.
-    verify : refuse a file that ``SHA256SUMS`` beside the folder does not vouch for (see ``faces.trust``).
+    where : path or str
+        A folder that holds a ``model.onnx``, or the name of one in ``artifacts/`` or in the package.
+    threads : int, optional
+        Threads for one batch; default ``THREADS``.
+    verify : bool, default True
+        Refuse a file whose checksum is not listed in SHA256SUMS (see ``faces.trust``).
 
-    A classifier has ``classes``, and ``abstain_below``, the confidence under which it had better not answer, found on
-    validation photos, or None. An age regressor has no classes, and ``coverage``, the share of ages that its intervals
-    are to hold.
+    Attributes
+    ----------
+    heads : dict of str to Head
+    frame : images.Frame
+        Size and framing of the squares.
+    subject : {"face", "picture"}
+        What a square shows.
+    sha256 : str
+        Checksum of the file.
 
     Raises
     ------
-    UsageError : no such model, a file that is not one, or one that nobody vouches for.
+    UsageError
+        No such model, not an exported network, or not listed.
     """
 
     def __init__(self, where: str | os.PathLike = TASKS["gender"], *, threads: int = 0, verify: bool = True):
@@ -100,304 +138,110 @@ class Model:
             self.sha256 = hashlib.sha256(content).hexdigest()
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
-            self.coverage = about["age"]["coverage"] if "age" in about else None
-            self.classes = () if "age" in about else tuple(about["classes"])
-            self.frame = images.Frame(int(about["size"]), bool(about.get("whole", False)))
-            self.abstain_below = about.get("abstain_below")
-            self.input = self.session.get_inputs()[0].name
-            trial = np.zeros((2, self.size, self.size, 3), np.uint8)
-            shape = self.session.run(None, {self.input: trial})[0].shape
+            if about.get("schema", 1) == SCHEMA:
+                self._describe(about)
         except trust.TrustError as error:
             raise UsageError(f"{self._file} {printable(str(error))}") from None
         except KeyError as error:
-            raise UsageError(f"{self._file} was not written by faces.export (its metadata has no {error})") from None
+            raise UsageError(f"{self._file} was not exported by faces: its metadata have no {error}") from None
         except Exception as error:  # onnxruntime raises a dozen kinds of its own
             raise UsageError(f"{self._file} cannot be loaded: {one_line(error)}") from None
-        if shape != (2, len(self.classes) or 3):
-            promised = f"names {len(self.classes)} classes" if self.classes else "is to answer with three ages"
-            raise UsageError(f"{self._file} {promised} but answers two photos with {shape}")
+        if (found := about.get("schema", 1)) != SCHEMA:
+            remedy = "python tools/schema2.py FOLDER converts it" if found == 1 else "update faces"
+            raise UsageError(f"{self._file} has metadata of schema {found}, and {SCHEMA} is read: {remedy}")
+        for head, shape in self._shapes.items():
+            if shape != (2, self.heads[head].width):
+                count = len(self.heads[head].classes) or "no"
+                raise UsageError(f"{self._file}: head {head} has {count} classes but output {list(shape)} of 2 images")
+
+    def _describe(self, about: Mapping) -> None:
+        self.frame, self.subject = images.Frame(int(about["size"]), bool(about["whole"])), about["subject"]
+        self.heads = {}
+        for name, head in about["heads"].items():
+            fitted = head.get("fitted", {})
+            classes = tuple(head.get("classes", ()))
+            self.heads[name] = Head(name, classes, fitted.get("abstain_below"), fitted.get("coverage"))
+        self._input = self.session.get_inputs()[0].name
+        trial = np.zeros((2, self.size, self.size, 3), np.uint8)
+        answers = self.session.run(list(self.heads), {self._input: trial})
+        self._shapes = {name: answer.shape for name, answer in zip(self.heads, answers, strict=True)}
 
     @property
     def size(self) -> int:
-        """Side of the squares that it takes, pixels."""
+        """Side of the squares in pixels."""
         return self.frame.size
-
-    @property
-    def of_faces(self) -> bool:
-        """Whether it answers about a face, so that faces are worth looking for in a picture."""
-        return set(self.classes) <= FACE_LABELS
 
     @property
     def _file(self) -> str:
         return printable(str(self.folder / "model.onnx"))
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 ``[n, size, size, 3]`` -> what the graph answers: float32 ``[n, classes]``, or years ``[n, 3]``."""
+    def head(self, name: str = "") -> Head:
+        """The head of that name, or the only one whatever its name; UsageError if there are several others."""
+        if name not in self.heads and len(self.heads) > 1:
+            raise UsageError(f"{printable(self.name)} has no head {name!r}; it has {', '.join(self.heads)}")
+        return self.heads.get(name) or next(iter(self.heads.values()))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the only head; empty for an age."""
+        return self.head().classes
+
+    @property
+    def abstain_below(self) -> float | None:
+        """Of the only head."""
+        return self.head().abstain_below
+
+    @property
+    def coverage(self) -> float | None:
+        """Of the only head."""
+        return self.head().coverage
+
+    def answers(self, pixels: np.ndarray, heads: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """Outputs of one run.
+
+        Parameters
+        ----------
+        pixels : uint8 array ``[n, size, size, 3]``
+        heads : sequence of str, optional
+            The heads to answer; default all.
+
+        Returns
+        -------
+        dict of str to float32 array
+            Head -> probabilities ``[n, classes]``, or age, low and high ``[n, 3]``.
+        """
+        heads = list(heads) or list(self.heads)
         try:
-            return self.session.run(None, {self.input: pixels})[0]
+            return dict(zip(heads, self.session.run(heads, {self._input: pixels}), strict=True))
         except (MemoryError, RuntimeException, Fail) as error:  # mostly for want of memory
             message = f"{self.name} failed on a batch of {len(pixels)}, try a smaller one: {one_line(error)}"
         raise UsageError(message)  # out here, or it would keep what the network was working on
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Of a classifier: float32 ``[n, classes]``, rows summing to 1.
+    def run(self, pixels: np.ndarray, head: str = "") -> np.ndarray:
+        """``answers`` of one head, by default the only one."""
+        name = self.head(head).name
+        return self.answers(pixels, [name])[name]
 
-        Raises
-        ------
-        UsageError : the model gives ages.
-        """
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """``run`` of the only head; UsageError if that is an age."""
         if not self.classes:
             raise UsageError(f"{self.name} gives ages, not probabilities")
         return self.run(pixels)
 
-    def predict(self, pixels: np.ndarray) -> list[Prediction] | list[Age]:
-        """One ``Prediction`` or ``Age`` for every square of ``pixels``, as for ``run``."""
-        answers = self.run(pixels)
-        if not self.classes:
-            return [Age(*map(float, row)) for row in answers]
-        return [
-            Prediction(self.classes[best], float(row[best]), row) for row in answers for best in [int(row.argmax())]
-        ]
 
-
-def frames_of(models: Iterable[Model]) -> list[images.Frame]:
-    """How these models want a picture, the largest first."""
-    return sorted({model.frame for model in models}, reverse=True)
+def homes() -> list[Path]:
+    """Folders of models: ``artifacts/`` of a checkout, then the package's own."""
+    return [ARTIFACTS, PACKAGED]
 
 
 def find_model(where: str | os.PathLike) -> Path:
-    """The folder of a model given by path or by its name under ``artifacts/``; UsageError lists what there is."""
-    for folder in (Path(where), ARTIFACTS / where):
+    """The folder of a model given by path or name; UsageError lists the models that there are."""
+    for folder in (Path(where), *(home / where for home in homes())):
         if (folder / "model.onnx").is_file():
             return folder
-    known = sorted(path.parent.name for path in ARTIFACTS.glob("*/model.onnx"))
+    known = sorted({path.parent.name for home in homes() for path in home.glob("*/model.onnx")})
     known = ", ".join(known) or "those in artifacts/ (there are none)"
     raise UsageError(f"no model {os.fspath(where)!r}: name a folder that holds a model.onnx, or one of {known}")
-
-
-# ---------------------------------------------------------------------------------------------------- folders
-
-
-def find_files(folder: str | os.PathLike, *, recursive: bool = False) -> Iterator[str]:
-    """Names of the files in ``folder``, sorted; with ``recursive`` paths below it, with forward slashes.
-
-    Of a folder with more than ``AT_ONCE`` files each so many are sorted, since all their names might not fit in memory.
-
-    Every file counts, whatever its name: what is not a picture is reported, not overlooked. Only what operating
-    systems leave behind (``.DS_Store``, ``Thumbs.db``) is passed over. With ``recursive`` links to folders are followed
-    to what no other way leads to: each folder is listed once. A folder below that cannot be listed is yielded itself,
-    as "name/", to be reported.
-    """
-    return _find_files(Path(folder), "", recursive, Path(os.path.realpath(folder)), set())
-
-
-def _find_files(top: Path, below: str, recursive: bool, real: Path, linked: set[Path]) -> Iterator[str]:
-    """``find_files`` of the folder ``below`` the ``top`` one; ``linked`` are the folders that links led to so far."""
-    with os.scandir(top / below) as entries:
-        # A folder sorts as "name/", which makes this walk yield whole paths in plain string order.
-        found = (
-            (entry.name + "/" * directory, directory)
-            for entry in entries
-            for directory in [_is_folder(entry)]
-            if not images.is_litter(entry.name)
-        )
-        while part := sorted(islice(found, AT_ONCE)):
-            for name, directory in part:
-                if not directory:
-                    yield below + name
-                elif recursive and _is_new(top / below / name, real / below / name, real, linked):
-                    try:
-                        yield from _find_files(top, below + name, True, real, linked)
-                    except OSError:
-                        yield below + name
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or to where one may not look: it is reported when it is read
-        return False
-
-
-def _is_new(folder: Path, place: Path, top: Path, linked: set[Path]) -> bool:
-    """Whether to list a folder: what lies below ``top`` where it lies, at its ``place``; all else once."""
-    real = Path(os.path.realpath(folder))
-    if real == place or real in linked or real.is_relative_to(top) or top.is_relative_to(real):
-        return real == place
-    linked.add(real)
-    return True
-
-
-def as_crop(
-    path, frames: list[images.Frame], max_pixels: int | None = None
-) -> tuple[list[None], list[list[np.ndarray]]]:
-    """What ``finding.look`` gives, of a picture that is taken as the crop of one face."""
-    return [None], [images.decode_frames(path, frames, max_pixels=max_pixels)]
-
-
-def predict_files(
-    tasks: Mapping[str, Model],
-    folder: str | os.PathLike,
-    names: Iterable[str],
-    *,
-    batch_size: int = BATCH_SIZE,
-    threads: int | None = None,
-) -> Iterator[tuple[str, dict[str, Prediction | Age] | images.ImageError]]:
-    """(name, what each model says or why none could be asked) for every file, taken as the crop of one face.
-
-    In the order given. Worker threads decode some batches ahead while the networks look at others, ``AT_A_TIME`` side
-    by side; nothing else is kept, so memory does not grow with the number of files. Each photo is decoded once, however
-    many models look at it.
-
-    Parameters
-    ----------
-    tasks : name -> model; the answers come under the same names.
-    names : paths below ``folder``.
-    batch_size : photos a network sees at once.
-    threads : that decode; the default is 2, since Pillow decodes under Python's global lock and more would only
-        wait for each other.
-    """
-    for name, found in _stream(tasks, folder, names, as_crop, batch_size, threads or 2):
-        yield name, found if isinstance(found, images.ImageError) else found[0][1]
-
-
-def records(
-    tasks: Mapping[str, Model],
-    folder: str | os.PathLike,
-    names: Iterable[str],
-    *,
-    see: Callable = as_crop,
-    least: Mapping[str, float] | None = None,
-    max_pixels: int | None = None,
-    batch_size: int = BATCH_SIZE,
-    threads: int | None = None,
-) -> Iterator[tuple[str, dict]]:
-    """(name, record) for every file, in the order given; a record is as ``faces.outputs`` keeps it.
-
-    Parameters
-    ----------
-    see : how each picture is looked at: ``as_crop``, or ``finding.look`` with its detector.
-    least : task -> probability below which a label is "unknown".
-    max_pixels : of a picture, as for ``images.open_rgb``.
-    tasks, names, batch_size, threads : as for ``predict_files``; to look for faces there is a thread a core.
-    """
-    workers = threads or (2 if see is as_crop else max(2, os.cpu_count() or 1))
-    for name, found in _stream(tasks, folder, names, see, batch_size, workers, max_pixels):
-        if isinstance(found, images.ImageError):
-            yield name, {"error": str(found)}
-        else:
-            yield name, {"faces": [entry(answers, least) | place(face) for face, answers in found]}
-
-
-def place(face: finding.Face | None) -> dict:
-    """Where a face is, as a record has it: box in pixels, and score; nothing for a picture that is a crop."""
-    if face is None:
-        return {}
-    box = [round(edge, 1) for edge in (face.left, face.top, face.right, face.bottom)]
-    return {"box": box, "score": round(face.score, 4)}
-
-
-def _stream(tasks, folder, names, see, batch_size, workers, max_pixels=None):
-    frames = frames_of(tasks.values())
-    # Finding faces can take a thread so long that a few pictures are enough for it.
-    chunk = batch_size if see is as_crop else max(1, batch_size // 8)
-    ahead: deque = deque()  # what is being looked at
-    asked: deque = deque()  # what the networks are being asked about
-    gathered: list[tuple[str, object]] = []
-    waiting, left = 0, True  # faces among them; whether there are names left
-    with ThreadPoolExecutor(workers, "decode") as pool, ThreadPoolExecutor(AT_A_TIME, "ask") as networks:
-        try:
-            parts = _chunks(names, chunk)
-            while left or ahead or asked:
-                while left and len(ahead) <= workers:
-                    if part := next(parts, None):
-                        ahead.append((part, pool.submit(_see_batch, folder, part, frames, see, max_pixels)))
-                    else:
-                        left = False
-                if ahead:
-                    part, done = ahead.popleft()
-                    seen = done.result()
-                    gathered += zip(part, seen, strict=True)
-                    waiting += sum(len(found[0]) for found in seen if not isinstance(found, images.ImageError))
-                last = not (left or ahead)
-                if gathered and (waiting >= batch_size or len(gathered) >= batch_size or last):
-                    asked.append(networks.submit(_answers, tasks, frames, batch_size, gathered))
-                    gathered, waiting = [], 0
-                while asked and (asked[0].done() or len(asked) > AT_A_TIME or last):
-                    yield from asked.popleft().result()
-        finally:
-            for late in (*(done for _, done in ahead), *asked):
-                late.cancel()
-
-
-def _see_batch(folder, names, frames, see, max_pixels) -> list:
-    """For each name its faces and their squares, or an ImageError."""
-    seen: list = []
-    for name in names:
-        path = os.path.join(folder, name)  # noqa: PTH118 (a Path a photo costs time)
-        try:
-            if "\0" in name:
-                raise images.ImageError("a name with a NUL within, which no file has")
-            mode = os.stat(path).st_mode  # noqa: PTH116
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise images.ImageError("a pipe or device, not a file")  # reading it could wait for ever
-            with images.BUDGET.until_done():
-                seen.append(see(path, frames, max_pixels=max_pixels))
-        except (images.ImageError, OSError) as error:
-            # A new error, since one that was raised keeps what its traceback leads to.
-            seen.append(images.ImageError(getattr(error, "strerror", None) or str(error)))
-    return seen
-
-
-def _answers(tasks, frames, batch_size, gathered) -> list:
-    """(name, an ImageError, or each face and what every model says of it) of what was seen in some files."""
-    squares = [some for _, found in gathered if not isinstance(found, images.ImageError) for some in found[1]]
-    each: list[dict] = []
-    for start in range(0, len(squares), batch_size):
-        part = squares[start : start + batch_size]
-        pixels = {frame: np.stack(some) for frame, some in zip(frames, zip(*part, strict=True), strict=True)}
-        answers = [model.predict(pixels[model.frame]) for model in tasks.values()]
-        each += [dict(zip(tasks, said, strict=True)) for said in zip(*answers, strict=True)]
-    rest = iter(each)
-    return [
-        (name, found if isinstance(found, images.ImageError) else [(face, next(rest)) for face in found[0]])
-        for name, found in gathered
-    ]
-
-
-def _chunks(items: Iterable, size: int) -> Iterator[list]:
-    chunk: list = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def entry(
-    answers: Mapping[str, Prediction | Age], least: Mapping[str, float] | None = None, *, confidence: bool = True
-) -> dict:
-    """What is said of one photo, as JSON has it.
-
-    Parameters
-    ----------
-    answers : task -> what its model says.
-    least : task -> probability below which a label is "unknown".
-    confidence : whether each label's probability is told too.
-    """
-    said: dict = {}
-    for task, answer in answers.items():
-        if isinstance(answer, Age):
-            said[task] = round(answer.years, 1)
-            # Rounded outwards, so that whole years hold as much as the promised interval.
-            said[f"{task}_interval"] = [math.floor(answer.low), math.ceil(answer.high)]
-        else:
-            said[task] = answer.label if answer.confidence >= (least or {}).get(task, 0) else UNKNOWN
-            if confidence:
-                said[f"{task}_probability"] = round(answer.confidence, 4)
-    return said
 
 
 def printable(name: str) -> str:
@@ -406,5 +250,5 @@ def printable(name: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """What an exception says, on one line of at most 200 characters."""
+    """The message of an exception, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]

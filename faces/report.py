@@ -1,4 +1,4 @@
-"""A page to look at what a run found: thumbnails, filters and histograms in one file that needs no network."""
+"""The HTML page of a run: thumbnails, filters and histograms in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from PIL import Image
 
 from faces import finding, images
-from faces.files import whole_file
+from faces.files import atomic_write
 from faces.predict import printable
 
-MOST = 5000  # faces with a thumbnail on a page; browsers grow slow beyond
+MAX_FACES = 5000  # with a thumbnail on a page; browsers grow slow beyond
 SIDE = 112  # of a thumbnail, pixels
 PAGE = Path(__file__).with_name("report.html")
 
@@ -28,24 +28,29 @@ def write(
     folder: str | os.PathLike,
     tasks: list[str],
     ages: Iterable[str] = (),
-    most: int = MOST,
+    most: int = MAX_FACES,
 ) -> int:
-    """Write the page, whole or not at all; return how many faces it shows.
+    """Write the page atomically.
 
     Parameters
     ----------
-    records : (name, record) pairs as ``faces.outputs`` keeps them.
-    folder : that the names are below; the thumbnails are made from there.
-    ages : the tasks that answer in years.
-    most : faces that are shown; the rest is counted.
+    records : iterable of (str, dict)
+        Names and records as ``faces.outputs.Journal`` has them.
+    path, folder : path
+        Of the page, and of the pictures.
+    tasks, ages : list of str
+        All tasks, and those that answer in years.
+    most : int
+        Faces that are shown; the rest is counted.
 
-    Raises
-    ------
-    OSError : the page cannot be written.
+    Returns
+    -------
+    int
+        Number of faces shown.
     """
     before, after = PAGE.read_text(encoding="utf-8").split("<!-- faces -->")
     shown = left = pictures = 0
-    with whole_file(path, errors="backslashreplace") as file:
+    with atomic_write(path, errors="backslashreplace") as file:
         file.write(before)
         for name, record in records:
             pictures += 1
@@ -72,27 +77,27 @@ def _for_script(value) -> str:
 def _figure(name: str, face: dict, thumbnail: str, tasks: list[str]) -> str:
     keys = [key for task in tasks for key in (task, f"{task}_probability", f"{task}_interval") if key in face]
     facts = html.escape(json.dumps({key: face[key] for key in keys}), quote=True)
-    said = ", ".join(_told(face, task) for task in tasks if task in face) or "no face"
+    caption = ", ".join(_caption(face, task) for task in tasks if task in face) or "no face"
     shown = html.escape(printable(name), quote=True)
     picture = f'<img loading="lazy" src="{thumbnail}" alt="">' if thumbnail else '<span class="gone">gone</span>'
     return (
         f'<figure data-facts="{facts}" title="{shown}">{picture}'
-        f"<figcaption><b>{html.escape(said)}</b><br>{shown}</figcaption></figure>\n"
+        f"<figcaption><b>{html.escape(caption)}</b><br>{shown}</figcaption></figure>\n"
     )
 
 
-def _told(face: dict, task: str) -> str:
+def _caption(face: dict, task: str) -> str:
     if f"{task}_interval" in face:
         return "{:.0f} ({}–{})".format(face[task], *face[f"{task}_interval"])
     return f"{face[task]} {face[f'{task}_probability']:.0%}" if f"{task}_probability" in face else str(face[task])
 
 
 def _thumbnails(path: str, faces: list[dict]) -> list[str]:
-    """Data URIs of the faces of one picture, empty where it cannot be read any more."""
+    """Data URIs of the faces of one picture; empty if it is no longer readable."""
     if not faces:
         return []
     try:
-        picture = images.open_rgb(path, least=1000)
+        picture = images.open_rgb(path, long_side=1000)
         full = images.picture_size(path)
     except (images.ImageError, OSError):
         return [""] * len(faces)

@@ -1,9 +1,8 @@
-"""The runtime on many machines: ``python -m faces.scale INPUT OUTPUT`` (extra ``scale``).
+"""The runtime on many machines: ``faces scale INPUT OUTPUT`` (extra ``scale``).
 
 INPUT is a folder, here or in an object store (anything that fsspec opens: ``s3://bucket/photos``), OUTPUT a folder for
-Parquet files, here or there. On Ray Data: a pool of workers holds the networks, each is handed paths, opens and decodes
-the pictures and answers; what a lost worker had not finished is done again by another. One row a face, as ``process.py
---format parquet`` has it, with a column ``error`` for files that could not be read.
+Parquet files, here or there. Workers of Ray Data hold the networks and are handed paths; the batch of a lost worker is
+repeated by another. The rows are those of ``--format parquet``, with a column ``error`` for unreadable files.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from faces import images, outputs
-from faces.cli import load_tasks, looked_for, seer, tasks_of
-from faces.predict import TASKS, Model, UsageError, entry, frames_of, place, printable
+from faces import outputs
+from faces.cli import add_options, detection, tasks_asked
+from faces.files import MACHINE_FOLDERS, is_litter
+from faces.pipeline import Pipeline, load_tasks, to_record
+from faces.predict import TASKS, Model, UsageError, one_line, printable
 
 try:
     import fsspec
@@ -28,11 +29,11 @@ try:
     import ray
 except ImportError as missing:
     raise ImportError(
-        f"many machines need {missing.name}, which is not installed: pip install '.[scale]' brings all it needs"
+        f"many machines need {missing.name}, which is not installed: pip install 'faces[scale]'", name=missing.name
     ) from missing
 
-BATCH_SIZE = 64  # pictures that a worker is handed at once
-PIECE = 256  # pictures that are answered for and written at once: little is done twice when a worker is lost
+BATCH = 64  # pictures that a worker is handed at once
+BLOCK_SIZE = 256  # pictures that are answered and written at once: little is repeated when a worker is lost
 
 
 class Worker:
@@ -40,83 +41,80 @@ class Worker:
 
     Parameters
     ----------
-    tasks : name -> model, by name or path; the folder ``artifacts`` must be on every machine.
-    faces : "auto", "crop" or "detect", as for ``process.py``.
+    tasks : mapping of str to str
+        Task -> model, by name or path; the models must be on every machine.
+    how : mapping
+        Options of ``pipeline.Pipeline``.
     """
 
-    def __init__(self, tasks: Mapping[str, str], faces: str):
-        self.models = {task: Model(model, threads=1) for task, model in tasks.items()}
-        self.frames = frames_of(self.models.values())
-        self.see = seer(looked_for(faces, self.models.values()))
-        ages = [task for task, model in self.models.items() if not model.classes]
-        self.columns = outputs.columns(self.models, ages) | {"error": str}
+    def __init__(self, tasks: Mapping[str, str], how: Mapping):
+        models = {name: Model(name, threads=1) for name in set(tasks.values())}
+        self.pipeline = Pipeline({task: models[name] for task, name in tasks.items()}, **how)
+        ages = [task for task, (_, head) in self.pipeline.tasks.items() if not head.classes]
+        self.columns = outputs.columns(tasks, ages) | {"error": str}
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         rows: list[dict] = []
         for root, name in zip(batch["root"].tolist(), batch["name"].tolist(), strict=True):
-            rows += self._rows(root, name)
-        return pa.Table.from_pylist(rows, schema_of(self.columns))
+            rows += self._rows(root, os.fsdecode(name))
+        return pa.Table.from_pylist(rows, outputs.parquet_schema(self.columns))
 
     def _rows(self, root: str, name: str) -> Iterator[dict]:
+        shown = outputs.escaped(name)
         try:
             with fsspec.open(f"{root.rstrip('/')}/{name}", "rb") as file:
                 content = io.BytesIO(file.read())
-            faces, squares = self.see(content, self.frames)
-        except (images.ImageError, OSError) as error:
-            return iter([{"file": name, "error": getattr(error, "strerror", None) or str(error)}])
-        answers: list[dict] = [{} for _ in faces]
-        if faces:
-            columns = zip(*squares, strict=True)
-            pixels = {frame: np.stack(some) for frame, some in zip(self.frames, columns, strict=True)}
-            for task, model in self.models.items():
-                for answer, said in zip(answers, model.predict(pixels[model.frame]), strict=True):
-                    answer[task] = said
-        record = {"faces": [entry(said) | place(face) for face, said in zip(faces, answers, strict=True)]}
-        return outputs.rows(name, record, self.models)
-
-
-def schema_of(columns: Mapping[str, type]) -> pa.Schema:
-    """The Parquet schema of flat rows."""
-    kinds = {str: pa.string(), int: pa.int32(), float: pa.float64()}
-    return pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+        except OSError as error:
+            return iter([{"file": shown, "error": error.strerror or str(error)}])
+        [photo] = self.pipeline.answer([self.pipeline.read(name, content)])
+        if photo.error is not None:
+            return iter([{"file": shown, "error": str(photo.error)}])
+        return outputs.rows(shown, {"faces": [to_record(face) for face in photo.faces]}, self.pipeline.tasks)
 
 
 def listing(root: str) -> Iterator[str]:
-    """Paths of all files below a folder or address; what operating systems leave behind is passed over.
+    """Paths of all files below a folder or address, but for those that operating systems make.
 
     Raises
     ------
-    UsageError : there is no such folder.
+    UsageError
+        There is no such folder.
     """
     system, path = fsspec.core.url_to_fs(root)
     if not system.isdir(path):
         raise UsageError(f"{printable(root)} is no folder")
     for folder, _, files in system.walk(path):
         below = folder[len(path) :].strip("/")
-        for name in sorted(files):
-            if not images.is_litter(name):
+        if MACHINE_FOLDERS.isdisjoint(below.lower().split("/")):
+            for name in sorted(name for name in files if not is_litter(name)):
                 yield f"{below}/{name}" if below else name
 
 
 def run(
-    source: str,
-    target: str,
-    *,
-    tasks: Mapping[str, str] | None = None,
-    faces: str = "auto",
-    workers: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    source: str, target: str, *, tasks: Mapping[str, str] | None = None, workers: int | None = None, **how
 ) -> dict[str, float]:
-    """Answer for every file below ``source`` and write Parquet files into ``target``; return counts and seconds.
+    """Answer about every file below ``source`` and write Parquet files into ``target``.
 
     Parameters
     ----------
-    tasks : name -> model; gender by default.
-    workers : processes that hold the networks; by default one a core of the cluster.
+    source, target : str
+        Folders or addresses.
+    tasks : mapping of str to str, optional
+        Task -> model; default gender.
+    workers : int, optional
+        Processes that hold the networks; default one a core of the cluster.
+    how
+        Options of ``pipeline.Pipeline``.
+
+    Returns
+    -------
+    dict
+        files, workers, seconds.
 
     Raises
     ------
-    UsageError : no such folder or model, or ``target`` holds something already.
+    UsageError
+        No such folder or model, or ``target`` is not empty.
     """
     tasks = dict(tasks or {"gender": TASKS["gender"]})
     load_tasks(tasks)  # a wrong name should fail here, not on every machine
@@ -124,20 +122,20 @@ def run(
     if system.exists(path) and system.ls(path):
         raise UsageError(f"{printable(target)} holds something already; name another folder")
     began = time.monotonic()
-    names = list(listing(source))
+    names = [os.fsencode(name) for name in listing(source)]  # bytes: they need not be UTF-8
     if not names:
         raise UsageError(f"{printable(source)} holds no file")
     count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     blocks = [
-        pa.table({"root": [source] * len(part), "name": part})
-        for part in (names[start : start + PIECE] for start in range(0, len(names), PIECE))
+        pa.table({"root": [source] * len(part), "name": pa.array(part, pa.binary())})
+        for part in (names[start : start + BLOCK_SIZE] for start in range(0, len(names), BLOCK_SIZE))
     ]
     answered = ray.data.from_arrow(blocks).map_batches(
         Worker,
-        fn_constructor_args=(tasks, faces),
-        batch_size=batch_size,
+        fn_constructor_args=(tasks, how),
+        batch_size=BATCH,
         compute=ray.data.ActorPoolStrategy(size=count),
-        # A worker uses up a core; but were all of them bespoken, nobody could write down what the workers say.
+        # A worker uses a whole core; but were all of them reserved, no process could write the answers.
         num_cpus=0.75,
     )
     answered.write_parquet(target, ray_remote_args={"num_cpus": 0.25})
@@ -161,20 +159,20 @@ def start(address: str | None = None, **options) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit status: 0, or 2 with the reason on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m faces.scale", description="Label the faces in a folder of any size, on many machines."
+        prog="faces scale", description="Label the faces in a folder of any size, on many machines."
     )
     parser.add_argument("source", metavar="INPUT", help="folder or address of the pictures (s3://bucket/photos)")
     parser.add_argument("target", metavar="OUTPUT", help="folder or address for the Parquet files; new or empty")
-    parser.add_argument("--tasks", type=tasks_of, help=f"as for process.py: {', '.join(TASKS)} (default: gender)")
-    parser.add_argument("--faces", choices=("auto", "crop", "detect"), default="auto", help="as for process.py")
+    add_options(parser, "gender")
     parser.add_argument("--workers", type=int, help="processes that hold the networks (default: one a core)")
     parser.add_argument("--address", help="of a Ray cluster; by default one is started on this machine")
     options = parser.parse_args(argv)
     try:
         start(options.address)
-        done = run(options.source, options.target, tasks=options.tasks, faces=options.faces, workers=options.workers)
+        tasks = dict.fromkeys(tasks_asked(options, {}), options.model) if options.model else options.tasks
+        done = run(options.source, options.target, tasks=tasks, workers=options.workers, **detection(options))
     except (UsageError, OSError, ValueError) as error:
-        print(f"faces.scale: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        print(f"faces scale: {one_line(error)}", file=sys.stderr)
         return 2
     rate = done["files"] / done["seconds"]
     print(f"{done['files']:,} files by {done['workers']} workers in {done['seconds']} s ({rate:,.0f} a second)")

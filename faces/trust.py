@@ -1,7 +1,8 @@
-"""Whether a model file is the one that was published: ``artifacts/SHA256SUMS`` lists what may be used.
+"""Checksums of model files: ``artifacts/SHA256SUMS`` lists the ones that may be used.
 
-The list is in the form of ``sha256sum``, so that ``cd artifacts && sha256sum -c SHA256SUMS`` checks it too. Whoever
-exports or copies a model folder of their own adds it with ``python -m faces.trust FOLDER``. Standard library only.
+The list has the format of ``sha256sum``: ``cd artifacts && sha256sum -c SHA256SUMS`` checks it too.
+
+``python -m faces.trust FOLDER…`` adds model folders of your own to the list beside them.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import os
 import sys
 from pathlib import Path
 
-from faces.files import whole_file
+from faces.files import atomic_write
 
 LIST = "SHA256SUMS"
 
 
 class TrustError(Exception):
-    """A model file is not the one that was published, or nobody vouches for it."""
+    """Raised if a checksum is not listed in SHA256SUMS, or differs."""
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Path below ``folder`` -> SHA-256, from its list; empty where there is none."""
+    """The list of a folder: path below it -> SHA-256; empty if there is none."""
     try:
         lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -31,14 +32,12 @@ def read(folder: Path) -> dict[str, str]:
 
 
 def verified(path: str | os.PathLike) -> bytes:
-    """The content of a model's file, if the list beside its folder says that it is this.
-
-    It is the content that is checked and returned, so nothing can be swapped in between.
+    """The content of a file whose checksum is listed beside its folder.
 
     Raises
     ------
-    TrustError : the file is not in the list, or differs from what it says.
-    OSError : it cannot be read.
+    TrustError
+        The checksum is not listed, or differs.
     """
     path = Path(path).resolve()
     content, home = path.read_bytes(), path.parent.parent
@@ -51,12 +50,7 @@ def verified(path: str | os.PathLike) -> bytes:
 
 
 def vouch(folder: str | os.PathLike) -> list[str]:
-    """Add the ONNX files of a model folder to the list beside it; returns their names there.
-
-    Raises
-    ------
-    FileNotFoundError : the folder holds none.
-    """
+    """Add the ONNX files of a model folder to the list beside it; returns their names there."""
     folder = Path(folder).resolve()
     files = sorted(folder.glob("*.onnx"))
     if not files:
@@ -64,13 +58,13 @@ def vouch(folder: str | os.PathLike) -> list[str]:
     home, sums = folder.parent, read(folder.parent)
     known = {name: digest for name, digest in sums.items() if (home / name).parent != folder}
     added = {path.relative_to(home).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    with whole_file(home / LIST) as file:
+    with atomic_write(home / LIST) as file:
         file.writelines(f"{digest}  {name}\n" for name, digest in sorted((known | added).items()))
     return list(added)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``python -m faces.trust FOLDER…``: vouch for model folders; 0, or 2 with the reason on stderr."""
+    """Add model folders to their lists; returns 0, or 2 with the reason on stderr."""
     folders = sys.argv[1:] if argv is None else argv
     if not folders or any(folder.startswith("-") for folder in folders):
         print(__doc__.split("\n\n")[1], file=sys.stderr)

@@ -10,6 +10,7 @@ import tiny_model
 from PIL import Image
 
 from faces import cli, images, predict
+from faces.files import is_litter
 from faces.outputs import escaped
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -48,7 +49,7 @@ def test_bytes_are_a_picture_or_an_image_error(content):
 
 
 names = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="/\0"), min_size=1, max_size=30).filter(
-    lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200 and not images.is_litter(name)
+    lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200 and not is_litter(name)
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 from tiny_model import COLOURS, picture
 
-from faces import cli, files, images, outputs, predict, trust
+from faces import cli, files, images, outputs, pipeline, predict, trust
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POSIX has them")
 
@@ -22,7 +22,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POS
 def test_json_object_is_json(tmp_path):
     pairs = {"a\n.jpg": "x", "ü 😀.jpg": {"label": "y", "probability": 0.5}, 'q"\\': "z"}
     path = tmp_path / "file.json"
-    with files.whole_file(path) as file:
+    with files.atomic_write(path) as file:
         out = outputs.JsonObject(file)
         for key, value in pairs.items():
             out.add(key, value)
@@ -73,11 +73,11 @@ def test_an_interrupt_leaves_the_old_results(photos, folder, tmp_path, monkeypat
 
     monkeypatch.setattr(images, "open_rgb", interrupted)
     asked = [str(photos), "--output", str(output), "--model", str(folder), "--batch-size", "1"]
-    assert cli.main(asked) == 130
+    assert cli.label(asked) == 130
     assert (output.read_text(), errors.read_text()) == ("old", "old too")
     assert capsys.readouterr().err == "process.py: interrupted; the same command with --resume goes on from here\n"
     monkeypatch.setattr(images, "open_rgb", decode)
-    assert cli.main([*asked, "--resume"]) == 0
+    assert cli.label([*asked, "--resume"]) == 0
     assert json.loads(output.read_text()) == COLOURS
     assert sorted(tmp_path.iterdir()) == sorted([output, photos, tmp_path / cli.RUN])  # the journal is gone
 
@@ -87,7 +87,7 @@ def test_want_of_memory_is_one_line(photos, folder, tmp_path, monkeypatch, capsy
         raise MemoryError
 
     monkeypatch.setattr(np, "stack", starve)
-    assert cli.main([str(photos), "--output", str(tmp_path / "a.json"), "--model", str(folder)]) == 2
+    assert cli.label([str(photos), "--output", str(tmp_path / "a.json"), "--model", str(folder)]) == 2
     assert capsys.readouterr().err == "process.py: not enough memory; try a smaller --batch-size\n"
     assert not (tmp_path / "a.json").exists()
 
@@ -117,7 +117,7 @@ def test_a_run_goes_on_without_redoing_or_losing_anything(photos, model, tmp_pat
         kept.extend(name for name, _ in records)
         raise SystemExit  # as good as a kill -9: nothing is tidied up
 
-    monkeypatch.setattr(cli, "KEPT", 2)
+    monkeypatch.setattr(cli, "JOURNAL_BATCH", 2)
     monkeypatch.setattr(outputs.Journal, "add", killed)
     with pytest.raises(SystemExit):
         cli.process_folder(photos, output, tasks={"colour": model}, batch_size=1)
@@ -162,7 +162,7 @@ def test_every_form_says_the_same(photos, folder, ages, tmp_path, form):
     asked = ["--tasks", f"colour={folder},age={ages}", "--format", form, "--output", str(output)]
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    assert cli.main([str(photos), *asked]) == 0
+    assert cli.label([str(photos), *asked]) == 0
     rows = rows_of(output, form)
     assert [row["file"] for row in rows] == sorted(COLOURS)
     if form == "jsonl":
@@ -177,8 +177,8 @@ def test_parquet_without_its_package_is_refused_before_anything_is_done(photos, 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     asked = [str(photos), "--model", str(folder), "--format", "parquet", "--output", str(tmp_path / "a.parquet")]
-    assert cli.main(asked) == 2
-    assert capsys.readouterr().err == "process.py: pyarrow is not installed: pip install '.[parquet]' brings it\n"
+    assert cli.label(asked) == 2
+    assert capsys.readouterr().err == "process.py: pyarrow is not installed: pip install 'faces[parquet]'\n"
 
 
 def test_the_run_is_told_beside_the_results(photos, model, tmp_path):
@@ -195,7 +195,7 @@ def test_paths_come_from_a_pipe(photos, folder, tmp_path, monkeypatch, end):
     picture(wanted[1], "red")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(end.join(os.fsencode(path) for path in wanted))))
     output = tmp_path / "labels.json"
-    assert cli.main(["-", "--model", str(folder), "--output", str(output)]) == 0
+    assert cli.label(["-", "--model", str(folder), "--output", str(output)]) == 0
     assert json.loads(output.read_text()) == {str(wanted[0]): "blue", str(wanted[1]): "red"}
 
 
@@ -276,15 +276,15 @@ def test_a_name_with_a_nul_is_an_error_of_that_name(photos, model, tmp_path):
 )
 def test_a_task_may_not_be_named_like_a_key_of_the_results(task, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["photos", "--tasks", f"{task}=gender_cnn"])
+        cli.label(["photos", "--tasks", f"{task}=gender_cnn"])
     assert ended.value.code == 2 and "is a key of the results" in capsys.readouterr().err
 
 
 def test_a_task_is_answered_by_a_model_of_that_task(photos, capsys):
     for asked in ("glasses=gender_cnn", "age=gender_cnn", "gender=age_mobilenet_v2"):
-        assert cli.main([str(photos), "--tasks", asked]) == 2
+        assert cli.label([str(photos), "--tasks", asked]) == 2
         assert "give the task another name" in capsys.readouterr().err
-    assert cli.load_tasks({"gender": "gender_cnn", "sex": "gender_cnn"})
+    assert pipeline.load_tasks({"gender": "gender_cnn", "sex": "gender_cnn"})
 
 
 # ------------------------------------------------------------------------------------------------- refusals
@@ -298,7 +298,7 @@ def refused(photos, folder, tmp_path, capsys):
         places = {"photos": photos, "model": folder, "tmp": tmp_path}
         before = sorted(tmp_path.rglob("*"))
         try:
-            status = cli.main([argument.format(**places) for argument in arguments])
+            status = cli.label([argument.format(**places) for argument in arguments])
         except SystemExit as exit:  # argparse leaves this way
             status = exit.code
         out, err = capsys.readouterr()
@@ -392,27 +392,39 @@ def write_unlisted(folder):
 @pytest.mark.parametrize(
     ("write", "complaint"),
     [
-        (swap, "is not what TMP/SHA256SUMS lists: it is damaged or was swapped"),
-        (write_unlisted, "is not listed in TMP/SHA256SUMS; if you trust it: python -m faces.trust TMP/odd"),
-        (write_garbage, "cannot be loaded"),
-        (lambda folder: tiny_model.write(folder, metadata={}), "was not written by faces.export"),
-        (lambda folder: tiny_model.write(folder, metadata={"faces": "{}"}), "was not written by faces.export"),
-        (lambda folder: tiny_model.write(folder, metadata={"faces": "["}), "cannot be loaded"),
+        (swap, " is not what TMP/SHA256SUMS lists: it is damaged or was swapped"),
+        (write_unlisted, " is not listed in TMP/SHA256SUMS; if you trust it: python -m faces.trust TMP/odd"),
+        (write_garbage, " cannot be loaded"),
+        (lambda folder: tiny_model.write(folder, about={}), " was not exported by faces"),
+        (lambda folder: tiny_model.write(folder, about={"faces": '{"schema": 2}'}), " was not exported by faces"),
+        (lambda folder: tiny_model.write(folder, about={"faces": "["}), " cannot be loaded"),
         (
-            lambda folder: tiny_model.write(folder, metadata={"faces": '{"classes": ["a", "b"], "size": 17}'}),
-            "cannot be loaded",
+            lambda folder: tiny_model.write(folder, about=tiny_model.metadata(("label", ["a", "b"]), size=17)),
+            " cannot be loaded",
         ),
-        (lambda folder: tiny_model.write(folder, outputs=3), "names 2 classes but answers two photos with (2, 3)"),
+        (
+            lambda folder: tiny_model.write(folder, about={"faces": '{"classes": ["a", "b"], "size": 16}'}),
+            " has metadata of schema 1, and 2 is read: python tools/schema2.py FOLDER converts it",
+        ),
+        (
+            lambda folder: tiny_model.write(folder, about=tiny_model.metadata(schema=3)),
+            " has metadata of schema 3, and 2 is read: update faces",
+        ),
+        (
+            lambda folder: tiny_model.write(folder, outputs=3),
+            ": head label has 2 classes but output [2, 3] of 2 images",
+        ),
     ],
     ids=[
         *("swapped", "unlisted", "garbage", "no metadata", "empty metadata", "damaged metadata", "other size"),
+        *("schema 1", "schema 3"),
         "other classes",
     ],
 )
 def test_a_file_that_is_no_model_of_ours(refused, tmp_path, write, complaint):
     write(tmp_path / "odd")
     line = refused("{photos}", "--model", "{tmp}/odd", "--output", "{tmp}/a.json")
-    assert line.startswith(f"process.py: {os.path.join('TMP', 'odd', 'model.onnx')} {complaint}")  # noqa: PTH118
+    assert line.startswith(f"process.py: {os.path.join('TMP', 'odd', 'model.onnx')}{complaint}")  # noqa: PTH118
 
 
 def test_names_are_printed_without_control_characters():
@@ -426,8 +438,8 @@ def test_a_name_that_is_not_utf8_is_found_and_read(model, tmp_path):
         picture(tmp_path / name, "red")
     except OSError:
         pytest.skip("this file system refuses the name")
-    answers = predict.predict_files({"colour": model}, tmp_path, predict.find_files(tmp_path))
-    assert [(name, "red")] == [(found, answer["colour"].label) for found, answer in answers]
+    photos = pipeline.Pipeline({"colour": model}).stream(tmp_path, files.find_files(tmp_path))
+    assert [(name, "red")] == [(photo.name, photo.faces[0].answers["colour"].label) for photo in photos]
 
 
 # ------------------------------------------------------------------------------------------------ abstaining
@@ -435,7 +447,7 @@ def test_a_name_that_is_not_utf8_is_found_and_read(model, tmp_path):
 
 def labels_of(photos, tmp_path, *arguments, model):
     output = tmp_path / "labels.json"
-    status = cli.main([str(photos), "--model", str(model), "--output", str(output), *arguments])
+    status = cli.label([str(photos), "--model", str(model), "--output", str(output), *arguments])
     return status, json.loads(output.read_text()) if output.exists() else None
 
 
@@ -455,8 +467,8 @@ def test_what_is_not_sure_enough_is_unknown(unsure, tmp_path, folder):
 
 
 def test_a_model_may_carry_its_own_threshold(unsure, tmp_path, folder, capsys):
-    about = {"classes": tiny_model.CLASSES, "size": tiny_model.SIZE, "abstain_below": 0.99}
-    careful = tiny_model.write(tmp_path / "careful", metadata={"faces": json.dumps(about)})
+    about = tiny_model.metadata(("label", tiny_model.CLASSES, {"abstain_below": 0.99}))
+    careful = tiny_model.write(tmp_path / "careful", about=about)
     assert predict.Model(careful).abstain_below == 0.99
     assert labels_of(unsure, tmp_path, "--min-confidence", "auto", model=careful)[1]["img_5.jpg"] == "unknown"
     (tmp_path / "labels.json").unlink()
@@ -467,7 +479,7 @@ def test_a_model_may_carry_its_own_threshold(unsure, tmp_path, folder, capsys):
 @pytest.mark.parametrize("value", ["1.1", "-0.1", "nan", "sure", ""])
 def test_a_threshold_is_a_probability(value, photos, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(photos), "--min-confidence", value])
+        cli.label([str(photos), "--min-confidence", value])
     assert stopped.value.code == 2
     assert 'is neither a probability from 0 to 1 nor "auto"' in capsys.readouterr().err
 
@@ -484,7 +496,7 @@ def ages(tmp_path_factory):
 def test_an_age_regressor_gives_years_and_no_probabilities(ages):
     model = predict.Model(ages)
     assert (model.classes, model.coverage, model.size) == ((), 0.9, 24)
-    [age] = model.predict(np.full((1, 24, 24, 3), (200, 0, 0), np.uint8))
+    [age] = model.head().read(model.run(np.full((1, 24, 24, 3), (200, 0, 0), np.uint8)))
     assert (age.years, age.low, age.high) == pytest.approx((20, 14.5, 25.5))
     with pytest.raises(predict.UsageError, match="ages gives ages, not probabilities"):
         model.probabilities(np.zeros((1, 24, 24, 3), np.uint8))
@@ -496,7 +508,7 @@ def test_several_models_look_at_one_decoded_photo(photos, tmp_path, folder, ages
     (photos / "img_9.jpg").touch()
     output = tmp_path / "labels.json"
     asked = ["--tasks", f"colour={folder},age={ages}", "--confidence", "--faces", "crop"]
-    assert cli.main([str(photos), "--output", str(output), *asked]) == 1
+    assert cli.label([str(photos), "--output", str(output), *asked]) == 1
     assert opened == [24] * 6
     found = json.loads(output.read_text())
     assert list(found["img_0.jpg"]) == ["colour", "colour_probability", "age", "age_interval"]
@@ -507,7 +519,7 @@ def test_several_models_look_at_one_decoded_photo(photos, tmp_path, folder, ages
 @pytest.mark.parametrize("how", [["--model", "{}"], ["--tasks", "age={}"]])
 def test_ages_alone(photos, tmp_path, ages, how):
     output = tmp_path / "labels.json"
-    assert cli.main([str(photos), "--output", str(output), "--faces", "crop", how[0], how[1].format(ages)]) == 0
+    assert cli.label([str(photos), "--output", str(output), "--faces", "crop", how[0], how[1].format(ages)]) == 0
     assert json.loads(output.read_text())["img_0.jpg"] == {"age": 25.4, "age_interval": [19, 31]}
 
 
@@ -515,9 +527,9 @@ def test_ages_alone(photos, tmp_path, ages, how):
 def test_a_task_alone_is_plain_and_tells_the_same_beside_others(photos, tmp_path, folder, ages, batch_size):
     output = tmp_path / "labels.json"
     rest = ["--output", str(output), "--batch-size", batch_size, "--tasks"]
-    assert cli.main([str(photos), *rest, f"colour={folder}"]) == 0
+    assert cli.label([str(photos), *rest, f"colour={folder}"]) == 0
     assert json.loads(output.read_text()) == COLOURS
-    assert cli.main([str(photos), *rest, f"age={ages},colour={folder}"]) == 0
+    assert cli.label([str(photos), *rest, f"age={ages},colour={folder}"]) == 0
     assert {name: entry["colour"] for name, entry in json.loads(output.read_text()).items()} == COLOURS
 
 
@@ -547,7 +559,7 @@ def test_thresholds_are_for_labels(refused, ages, photos, tmp_path, folder):
     rest = ["{photos}", "--output", "{tmp}/a.json", "--min-confidence", "0.99", "--tasks"]
     assert refused(*rest, f"age={ages}").endswith("--min-confidence is for labels, and ages alone were asked for")
     picture(photos / "img_5.jpg", (90, 0, 80))
-    assert cli.main([part.format(photos=photos, tmp=tmp_path) for part in rest] + [f"a={ages},c={folder}"]) == 0
+    assert cli.label([part.format(photos=photos, tmp=tmp_path) for part in rest] + [f"a={ages},c={folder}"]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["img_5.jpg"]["c"] == "unknown"
 
 
@@ -555,6 +567,6 @@ def test_faces_are_looked_for_only_where_a_model_answers_about_faces(tmp_path):
     cartoons = predict.Model(tiny_model.write(tmp_path / "cartoons", classes=["bart", "lisa"]))
     glasses = predict.Model(tiny_model.write(tmp_path / "worn", classes=["glasses", "no_glasses"]))
     years = predict.Model(tiny_model.write(tmp_path / "years", age=True))
-    assert cli.looked_for("auto", [glasses, years]) == "auto"
-    assert cli.looked_for("auto", [cartoons, glasses]) == "crop"
-    assert cli.looked_for("detect", [cartoons]) == "detect"
+    assert pipeline.Pipeline({"glasses": glasses, "age": years}).faces == "auto"
+    assert pipeline.Pipeline({"who": cartoons, "glasses": glasses}).faces == "crop"
+    assert pipeline.Pipeline({"who": cartoons}, "detect").faces == "detect"

@@ -12,7 +12,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POS
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path):
     path = tmp_path / "file.json"
-    with files.whole_file(path) as file:
+    with files.atomic_write(path) as file:
         file.write("one\nü\n")
         assert not path.exists()
     assert path.read_bytes() == "one\nü\n".encode()
@@ -23,7 +23,7 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
 def test_what_goes_wrong_leaves_the_old_file_and_no_other(tmp_path, error):
     path = tmp_path / "file.json"
     path.write_text("old")
-    with pytest.raises(error), files.whole_file(path) as file:
+    with pytest.raises(error), files.atomic_write(path) as file:
         file.write("new")
         raise error
     assert path.read_text() == "old"
@@ -34,7 +34,7 @@ def test_what_goes_wrong_leaves_the_old_file_and_no_other(tmp_path, error):
 def test_permissions_follow_the_umask(tmp_path):
     umask = os.umask(0o027)
     try:
-        with files.whole_file(tmp_path / "file.json"):
+        with files.atomic_write(tmp_path / "file.json"):
             pass
     finally:
         os.umask(umask)
@@ -46,7 +46,7 @@ def test_a_disk_without_permissions_will_do(tmp_path, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(type(tmp_path), "chmod", refuse)
-    with files.whole_file(tmp_path / "file.json") as file:
+    with files.atomic_write(tmp_path / "file.json") as file:
         file.write("new")
     assert (tmp_path / "file.json").read_text() == "new"
 
@@ -56,7 +56,7 @@ def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     link, target = tmp_path / "link.json", tmp_path / "elsewhere" / "target.json"
     link.symlink_to(target)
-    with files.whole_file(link) as file:
+    with files.atomic_write(link) as file:
         file.write("new")
     assert link.is_symlink() and target.read_text() == "new"
 

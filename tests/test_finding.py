@@ -1,5 +1,6 @@
 """Faces are found where they are, several, cut, small and turned; and nowhere else."""
 
+import functools
 import json
 import shutil
 
@@ -116,7 +117,8 @@ def test_min_face_finds_smaller_faces_of_large_pictures_and_drops_others(astrona
     scene.save(tmp_path / "large.jpg", quality=95)
     found = {}
     for asked in (None, 25, 60, 200):
-        see = cli.seer("detect", min_face=asked)
+        detector = finding.Detector(predict.ARTIFACTS / "face_finder", min_face=asked)
+        see = functools.partial(finding.look, detector=detector, crops=False)
         found[asked] = len(see(tmp_path / "large.jpg", FRAME)[0])
     assert found == {None: 1, 25: 2, 60: 1, 200: 0}
 
@@ -140,7 +142,7 @@ def test_min_score_is_the_lowest_of_the_scores(detector, astronaut):
 @pytest.mark.parametrize("option", [("--min-score", "0"), ("--min-score", "high"), ("--min-face", "0")])
 def test_options_of_the_detector_are_checked(option, capsys):
     with pytest.raises(SystemExit):
-        cli.main([".", *option])
+        cli.label([".", *option])
     assert f"argument {option[0]}: '{option[1]}' is not" in capsys.readouterr().err
 
 

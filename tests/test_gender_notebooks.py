@@ -40,7 +40,7 @@ def test_the_trained_network_has_learnt_and_labels_a_folder(executed, tmp_path):
     assert len(metrics["ablation"]) == 5
     faces = notebooks.ROOT / "runs" / "demo" / "faces"
     output = tmp_path / "labels.json"
-    assert cli.main([str(faces), "--model", str(folder), "--output", str(output), "--faces", "crop"]) == 1
+    assert cli.label([str(faces), "--model", str(folder), "--output", str(output), "--faces", "crop"]) == 1
     labels = json.loads(output.read_text())
     truth = {name: ("male", "female")[int(name.split("_")[1])] for name in labels}
     assert sum(labels[name] == truth[name] for name in labels) / len(labels) > 0.75

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from faces import images
+from faces.files import is_litter
 
 # Pillow's, about odd metadata; pytest undoes the filter that faces.images sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -371,8 +372,8 @@ def test_mangled_pictures_raise_nothing_else(format):
 
 
 def test_litter_of_operating_systems_is_known():
-    assert all(map(images.is_litter, (".DS_Store", "Thumbs.db", "desktop.ini", "._photo.jpg")))
-    assert not any(map(images.is_litter, ("photo.jpg", ".photo.jpg", "_photo.jpg", "thumbs.jpg")))
+    assert all(map(is_litter, (".DS_Store", "Thumbs.db", "desktop.ini", "._photo.jpg")))
+    assert not any(map(is_litter, ("photo.jpg", ".photo.jpg", "_photo.jpg", "thumbs.jpg")))
 
 
 # ----------------------------------------------------------------------------- numbers that are not 0 to 255
@@ -479,7 +480,7 @@ def test_orientation_is_applied_beside_tags_that_cannot_be_written_again():
 
 @pytest.mark.parametrize("size", [(3000, 1), (20_000, 9), (1, 3000)])
 def test_thin_jpegs(size):
-    for wanted in ({"least": 100}, {"size": 16}, {"size": 16, "whole": True}):
+    for wanted in ({"long_side": 100}, {"size": 16}, {"size": 16, "whole": True}):
         assert images.open_rgb(io.BytesIO(encoded(Image.new("RGB", size), "JPEG")), **wanted).width
 
 

@@ -45,7 +45,7 @@ NONE = {"faces": []}
 )
 def test_a_picture_in_the_json_form(record, asked, said):
     jsonschema = pytest.importorskip("jsonschema")
-    assert outputs.entry(record, **asked) == said
+    assert outputs.to_json(record, **asked) == said
     jsonschema.validate({"a.jpg": said}, SCHEMA)
 
 

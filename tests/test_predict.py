@@ -11,7 +11,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from PIL import Image
 from tiny_model import COLOURS
 
-from faces import images, predict
+from faces import files, pipeline, predict
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POSIX has them")
 
@@ -29,12 +29,13 @@ def test_models_of_whole_pictures_and_of_their_centres_are_asked_together(folder
         "all": predict.Model(tiny_model.write(tmp_path / "models" / "all", whole=True)),
         "larger": predict.Model(tiny_model.write(tmp_path / "models" / "larger", size=24)),
     }
-    assert predict.frames_of(tasks.values()) == [(24, False), (16, True), (16, False)]
+    asked = pipeline.Pipeline(tasks, "crop")
+    assert asked.frames == [(24, False), (16, True), (16, False)]
     picture = Image.new("RGB", (90, 30), (40, 0, 0))
     picture.paste((0, 0, 60), (30, 0, 60, 30))  # a blue centre between red sides
     picture.save(tmp_path / "a.png")
-    [(_, said)] = predict.predict_files(tasks, tmp_path, ["a.png"])
-    assert [said[task].label for task in tasks] == ["blue", "red", "blue"]
+    [photo] = asked.stream(tmp_path, ["a.png"])
+    assert [photo.faces[0].answers[task].label for task in tasks] == ["blue", "red", "blue"]
 
 
 def test_probabilities_and_predictions_agree(model):
@@ -42,10 +43,10 @@ def test_probabilities_and_predictions_agree(model):
     pixels[0, ..., 0], pixels[1, ..., 2] = 255, 20
     probabilities = model.probabilities(pixels)
     assert probabilities.shape == (3, 2) and np.allclose(probabilities.sum(1), 1)
-    red, blue, _ = model.predict(pixels)
+    red, blue, _ = model.head().read(model.run(pixels))
     assert (red.label, blue.label) == ("red", "blue")
     assert red.confidence == pytest.approx(1) and blue.confidence == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-4)
-    assert np.array_equal(blue.probabilities, probabilities[1])
+    assert blue.probabilities == dict(zip(["blue", "red"], probabilities[1].tolist(), strict=True))
 
 
 def test_a_model_goes_by_path_or_by_name(folder, monkeypatch):
@@ -89,18 +90,18 @@ def tree(tmp_path):
 
 
 def test_recursive_listing_is_in_plain_order_of_the_whole_path(tree):
-    assert list(predict.find_files(tree, recursive=True)) == sorted(TREE)
+    assert list(files.find_files(tree, recursive=True)) == sorted(TREE)
 
 
 def test_listing_stays_in_the_folder(tree):
-    assert list(predict.find_files(tree)) == sorted(name for name in TREE if "/" not in name)
+    assert list(files.find_files(tree)) == sorted(name for name in TREE if "/" not in name)
 
 
 @posix
 def test_links_to_files_count_and_circles_are_not_followed(tree):
     (tree / "a" / "up").symlink_to(tree)
     (tree / "z.jpg").symlink_to(tree / "a.jpg")
-    assert list(predict.find_files(tree, recursive=True)) == sorted([*TREE, "z.jpg"])
+    assert list(files.find_files(tree, recursive=True)) == sorted([*TREE, "z.jpg"])
 
 
 @posix
@@ -112,18 +113,18 @@ def test_linked_folders_are_listed_once(tmp_path):
     for link, target in links.items():
         (tmp_path / link).symlink_to(tmp_path / target)
     expected = ["cats/1.jpg", "more/dogs/2.jpg", "own/3.jpg"]
-    assert list(predict.find_files(tmp_path / "all", recursive=True)) == expected
-    assert list(predict.find_files(tmp_path / "all")) == []
+    assert list(files.find_files(tmp_path / "all", recursive=True)) == expected
+    assert list(files.find_files(tmp_path / "all")) == []
     (tmp_path / "whole").symlink_to(tmp_path / "all")
-    assert list(predict.find_files(tmp_path / "whole", recursive=True)) == expected
+    assert list(files.find_files(tmp_path / "whole", recursive=True)) == expected
 
 
 @posix
 def test_a_link_to_itself_is_listed_to_be_reported(tree, model):
     (tree / "self.jpg").symlink_to("self.jpg")
-    assert "self.jpg" in list(predict.find_files(tree))
-    [(_, answer)] = predict.predict_files({"colour": model}, tree, ["self.jpg"])
-    assert "symbolic links" in str(answer)
+    assert "self.jpg" in list(files.find_files(tree))
+    [photo] = pipeline.Pipeline({"colour": model}).stream(tree, ["self.jpg"])
+    assert "symbolic links" in str(photo.error)
 
 
 def test_a_folder_below_that_cannot_be_listed_does_not_stop_the_rest(tree, monkeypatch):
@@ -136,7 +137,7 @@ def test_a_folder_below_that_cannot_be_listed_does_not_stop_the_rest(tree, monke
 
     monkeypatch.setattr(os, "scandir", refuse)
     expected = sorted([*(name for name in TREE if not name.startswith("a/")), "a/"])
-    assert list(predict.find_files(tree, recursive=True)) == expected
+    assert list(files.find_files(tree, recursive=True)) == expected
 
 
 # ------------------------------------------------------------------------------------------------ predictions
@@ -146,24 +147,24 @@ def test_a_folder_below_that_cannot_be_listed_does_not_stop_the_rest(tree, monke
 def test_answers_come_in_order_whatever_the_batch(model, photos, batch_size):
     (photos / "img_2a.jpg").write_text("no picture")
     names = sorted([*COLOURS, "img_2a.jpg", "vanished.jpg"], reverse=True)
-    answers = list(predict.predict_files({"colour": model}, photos, names, batch_size=batch_size, threads=2))
-    assert [name for name, _ in answers] == names
-    errors = {name: str(answer) for name, answer in answers if isinstance(answer, images.ImageError)}
+    found = list(pipeline.Pipeline({"colour": model}, batch_size=batch_size).stream(photos, names, threads=2))
+    assert [photo.name for photo in found] == names
+    errors = {photo.name: str(photo.error) for photo in found if photo.error}
     assert errors == {"img_2a.jpg": "not a picture in a known format", "vanished.jpg": "No such file or directory"}
-    assert {name: answer["colour"].label for name, answer in answers if name not in errors} == COLOURS
+    assert {photo.name: face.answers["colour"].label for photo in found for face in photo.faces} == COLOURS
 
 
 def test_predictions_stream(model, photos):
     asked = []
     names = (asked.append(name) or name for name in itertools.repeat("img_0.jpg", 500))
-    answers = predict.predict_files({"colour": model}, photos, names, batch_size=2, threads=2)
-    assert next(answers)[1]["colour"].label == "red"
-    # Batches of two: those that two threads decode and the next, and those that networks look at and the next.
-    assert len(asked) <= 2 * (2 + 1 + predict.AT_A_TIME + 1)
+    answers = pipeline.Pipeline({"colour": model}, batch_size=2).stream(photos, names, threads=2)
+    assert next(answers).faces[0].answers["colour"].label == "red"
+    # Batches of two: those that are decoded ahead by two threads, and those that the networks run on and the next.
+    assert len(asked) <= 2 * (2 + 2 + predict.PARALLEL_BATCHES + 1)
     answers.close()
 
 
 def test_a_batch_without_a_single_picture(model, tmp_path):
     (tmp_path / "a.jpg").touch()
-    [(name, answer)] = predict.predict_files({"colour": model}, tmp_path, ["a.jpg"])
-    assert (name, str(answer)) == ("a.jpg", "empty file")
+    [photo] = pipeline.Pipeline({"colour": model}).stream(tmp_path, ["a.jpg"])
+    assert (photo.name, str(photo.error), photo.error.kind) == ("a.jpg", "empty file", "not a picture")

@@ -16,8 +16,9 @@ from faces import trust
 from faces.predict import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNTIME = ("process.py", "faces/__init__.py") + tuple(
-    f"faces/{name}.py" for name in ("cli", "files", "finding", "images", "outputs", "predict", "trust")
+RUNTIME = ("process.py", "faces/__init__.py", "faces/report.html") + tuple(
+    f"faces/{name}.py"
+    for name in ("cli", "files", "finding", "images", "outputs", "pipeline", "predict", "report", "trust")
 )
 TIMEOUT = 600  # seconds, for a machine with much else to do
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, signals and permissions as POSIX has them")
@@ -31,19 +32,18 @@ def tool(tmp_path_factory):
     for name in RUNTIME:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    for model in TASKS.values():
-        tiny_model.write(folder / "artifacts" / model, age=model.startswith("age"))
+    for model in set(TASKS.values()):
+        tiny_model.write(folder / "artifacts" / model, heads=[task for task in TASKS if TASKS[task] == model])
     shutil.copytree(ROOT / "artifacts" / "face_finder", folder / "artifacts" / "face_finder")
     trust.vouch(folder / "artifacts" / "face_finder")
     return folder
 
 
 @pytest.fixture
-def results(tool):
-    """Where results go by default; gone again after the test."""
-    yield tool / "process_results.json"
-    for path in tool.glob("process_*.json"):
-        path.unlink()
+def results(tool, tmp_path_factory, monkeypatch):
+    """Where results go by default: into the working folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+    return Path.cwd() / "process_results.json"
 
 
 def process(tool, *arguments, prelude=None, stdout=subprocess.PIPE, **environment):
@@ -51,7 +51,11 @@ def process(tool, *arguments, prelude=None, stdout=subprocess.PIPE, **environmen
     command = [sys.executable, tool / "process.py", *arguments]
     command += [] if "--faces" in arguments else ["--faces", "crop"]
     if prelude:
-        command[1:2] = ["-c", f"{prelude}; import runpy; runpy.run_path('process.py', run_name='__main__')"]
+        command[1:2] = [
+            "-c",
+            f"{prelude}; import runpy, sys; tool = {str(tool)!r}; sys.path.insert(0, tool);"
+            " runpy.run_path(tool + '/process.py', run_name='__main__')",
+        ]
     done = subprocess.run(
         command,
         stdout=stdout,
@@ -59,7 +63,6 @@ def process(tool, *arguments, prelude=None, stdout=subprocess.PIPE, **environmen
         encoding="utf-8",
         errors="replace",
         timeout=TIMEOUT,
-        cwd=tool if prelude else None,
         env={**os.environ, **environment},
     )
     assert "Traceback" not in done.stderr, done.stderr
@@ -89,7 +92,7 @@ def test_the_plain_command(tool, results, tmp_path):
         (tmp_path / litter).write_bytes(b"\0")
     done = process(tool, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{len(names)} photos labelled by {TASKS['gender']} -> {results}\n"
+    assert done.stdout == f"{len(names)} photos labelled by {TASKS['gender']} -> {results.name}\n"
     text = results.read_text("utf-8")
     assert list(json.loads(text).items()) == [(n, "blue" if n == "img_2.jpg" else "red") for n in sorted(names)]
     assert '  "img_1.jpg": "red",\n' in text and '"Jürgen & Zoë.jpg"' in text and '"😀.jpg"' in text
@@ -101,7 +104,8 @@ def test_several_tasks(tool, results, tmp_path):
     picture(tmp_path / "img_2.jpg", "blue")
     done = process(tool, tmp_path, "--tasks", "gender,age")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"2 photos labelled by {TASKS['gender']} and {TASKS['age']} -> {results}\n"
+    models = " and ".join(dict.fromkeys([TASKS["gender"], TASKS["age"]]))
+    assert done.stdout == f"2 photos labelled by {models} -> {results.name}\n"
     assert json.loads(results.read_text()) == {
         "img_1.jpg": {"gender": "red", "age": 25.4, "age_interval": [19, 31]},
         "img_2.jpg": {"gender": "blue", "age": 0.0, "age_interval": [0, 6]},
@@ -177,7 +181,7 @@ def test_what_is_no_picture_is_skipped_and_counted(tool, results, tmp_path):
         done = process(tool, tmp_path, "--html", page)
         assert done.returncode == 0
         assert json.loads(results.read_text()) == {"a.jpg": "red", "photo without suffix": "blue"}
-    run = json.loads((tool / "process_run.json").read_text())
+    run = json.loads(results.with_name("process_run.json").read_text())
     assert run["files"] == {"read": 2, "failed": 0, "skipped": 4}
     assert run["skipped"] == ["a.txt", "a.xmp", "clip.mp4", "report.html"]
     assert "4 files skipped" in done.stderr
@@ -266,7 +270,7 @@ def test_unreadable_files_are_reported_and_the_good_ones_labelled(tool, results,
     assert all(reason and reason.startswith(bad[name]) for name, reason in reasons.items())
     *lines, last = done.stderr.splitlines()
     assert lines == [f"{name}: {reason}" for name, reason in reasons.items()]
-    assert last == f"{len(bad)} files could not be read -> {errors_beside(results)}"
+    assert last == f"{len(bad)} files could not be read -> {errors_beside(results).name}"
 
     for name in bad:
         (folder / name).unlink()
@@ -299,7 +303,7 @@ def test_what_may_not_be_read(tool, results, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--model", "cow"], "process.py: no model 'cow': name a folder that holds a model.onnx, or one of age"),
+        (["--model", "cow"], "process.py: no model 'cow': name a folder that holds a model.onnx, or one of "),
         (["--model", "GARBAGE"], "process.py: GARBAGE/model.onnx cannot be loaded: "),
         (["--batch-size", "x"], "process.py: error: argument --batch-size: 'x' is not a whole number above 0"),
     ],
@@ -390,7 +394,9 @@ def test_neither_research_nor_network_is_needed(tool, results, tmp_path):
 def listed(tool, folder, *arguments):
     """What `--list` prints, as bytes, and its exit status."""
     done = subprocess.run(
-        [sys.executable, tool / "process.py", folder, *arguments], capture_output=True, timeout=TIMEOUT
+        [sys.executable, tool / "process.py", folder, "--faces", "crop", *arguments],
+        capture_output=True,
+        timeout=TIMEOUT,
     )
     assert b"Traceback" not in done.stderr, done.stderr
     return done.stdout, done.returncode
@@ -440,7 +446,7 @@ def test_list_refuses_what_it_cannot_do(tool, results, tmp_path, arguments, mess
 def test_a_reader_that_has_seen_enough_is_no_error(tool, results, tmp_path):
     for number in range(300):
         picture(tmp_path / f"{number}.jpg", "red", (8, 8))
-    command = [sys.executable, tool / "process.py", tmp_path, "--list", "red", "--batch-size", "1"]
+    command = [sys.executable, tool / "process.py", tmp_path, "--list", "red", "--batch-size", "1", "--faces", "crop"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout.readline() == os.fsencode(tmp_path / "0.jpg") + b"\n"
         child.stdout.close()

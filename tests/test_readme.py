@@ -97,7 +97,7 @@ def test_links_and_named_files_exist():
 
 def test_the_sample_answer_is_what_process_py_says(tmp_path):
     output = tmp_path / "out.json"
-    assert cli.main([str(notebooks.ROOT / "samples"), "--output", str(output)]) == 0
+    assert cli.label([str(notebooks.ROOT / "samples"), "--output", str(output)]) == 0
     assert output.read_text().strip() in README
     for path in (notebooks.ROOT / "samples").glob("*.jpg"):
         assert Image.open(path).size == (256, 256)

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import tiny_model
 from PIL import Image
@@ -41,6 +43,8 @@ def photos(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), (number % 256, 0, 255 - number % 256)).save(path)
     (folder / "broken.jpg").write_bytes(b"")
+    (folder / "@eaDir").mkdir()
+    (folder / "@eaDir" / "preview.jpg").touch()
     return folder
 
 
@@ -75,6 +79,23 @@ def test_many_say_what_one_says(cluster, photos, models, tmp_path):
     done = scale.run(str(photos), str(tmp_path / "out"), tasks=models, faces="crop", workers=2)
     assert done["files"] == 401 and done["workers"] == 2
     check(*rows(tmp_path / "out"), expected(photos, models, tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")
+def test_names_that_are_not_utf8_and_folders_of_systems(models, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "@eaDir").mkdir(parents=True)
+    (photos / "@eaDir" / "preview.jpg").touch()
+    try:
+        tiny_model.picture(photos / os.fsdecode(b"caf\xe9.png"), "red")
+    except OSError:
+        pytest.skip("this file system refuses the name")
+    (photos / "broken.jpg").touch()
+    names = list(scale.listing(str(photos)))
+    batch = {"root": np.array([str(photos)] * 2), "name": np.array([os.fsencode(name) for name in names], object)}
+    broken, red = scale.Worker(models, {"faces": "crop"})(batch).to_pylist()
+    assert (broken["file"], broken["error"]) == ("broken.jpg", "empty file")
+    assert (red["file"], red["colour"]) == (r"caf\xe9.png", "red") and red["age"] == pytest.approx(25.4, abs=0.2)
 
 
 def test_a_lost_worker_costs_nothing_but_time(cluster, photos, models, tmp_path, monkeypatch):

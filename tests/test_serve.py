@@ -21,7 +21,7 @@ httpx = pytest.importorskip("httpx2", reason="the extra `serve` is not installed
 
 from fastapi.testclient import TestClient  # noqa: E402
 
-from faces import images, predict, serve  # noqa: E402
+from faces import images, pipeline, predict, serve  # noqa: E402
 
 
 def photo(colour="red", size=(40, 30), kind="JPEG"):
@@ -44,14 +44,14 @@ def tasks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(tasks):
-    with TestClient(serve.create_app(tasks, faces="crop")) as client:
+    with TestClient(serve.create_app(pipeline.Pipeline(tasks, "crop"))) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def detecting(tasks):
     """A service that looks for the faces of every picture, as by default."""
-    with TestClient(serve.create_app(tasks)) as client:
+    with TestClient(serve.create_app(pipeline.Pipeline(tasks))) as client:
         yield client
 
 
@@ -97,7 +97,7 @@ def test_health_metrics_docs_and_page(client):
     client.post("/predict", **form(RED))
     text = client.get("/metrics").text
     assert 'faces_requests_total{path="/predict",status="200"}' in text
-    assert "faces_batch_photos_count" in text and "faces_request_seconds_bucket" in text
+    assert "faces_requests_in_flight" in text and "faces_request_seconds_bucket" in text
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/predict", "/glass_no_glass/", "/health", "/metrics"} == set(paths)
     assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
@@ -107,7 +107,7 @@ def test_health_metrics_docs_and_page(client):
 
 
 def test_without_a_glasses_model_that_path_is_not_there(tasks):
-    with TestClient(serve.create_app({"age": tasks["age"]}, faces="crop")) as client:
+    with TestClient(serve.create_app(pipeline.Pipeline({"age": tasks["age"]}, "crop"))) as client:
         assert client.post("/glass_no_glass/", **form(RED)).status_code == 404
 
 
@@ -192,72 +192,73 @@ def test_the_largest_that_is_taken_never_touches_the_disk(client, monkeypatch):
 # ----------------------------------------------------------------------------------------------- all at once
 
 
-def test_concurrent_requests_share_batches_and_get_their_own_answers(tasks):
-    seen = []
+class Fake:
+    """The model of spectacles, with something else before each of its answers."""
 
-    class Slow:
-        name, frame, classes = "slow", images.Frame(16), ("no_glasses", "glasses")
+    name, subject, frame = "fake", "face", images.Frame(16)
 
-        def predict(self, pixels):
-            seen.append(len(pixels))
-            time.sleep(0.05)
-            return tasks["glasses"].predict(pixels)
+    def __init__(self, model, before):
+        self.model, self.before, self.head = model, before, model.head
 
-    async def storm():
-        app = serve.create_app({"glasses": Slow()}, batch_size=16, faces="crop")
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                asks = (client.post("/glass_no_glass/", **form(RED if n % 3 else BLUE)) for n in range(64))
-                return [reply.json()["answer"] for reply in await asyncio.gather(*asks)]
-
-    assert asyncio.run(storm()) == ["glass" if n % 3 else "no_glass" for n in range(64)]
-    assert sum(seen) == 64 and 1 < max(seen) <= 16
+    def answers(self, pixels, heads=()):
+        self.before()
+        return self.model.answers(pixels, heads)
 
 
-def test_overload_is_answered_and_survived(tasks):
-    refused, enough = [], threading.Event()
+def service(model, **limits):
+    return serve.create_app(pipeline.Pipeline({"glasses": model}, "crop"), serve.Load(**limits))
 
-    class Slow:
-        name, frame, classes = "slow", images.Frame(16), ("no_glasses", "glasses")
 
-        def predict(self, pixels):
-            enough.wait(60)
-            return tasks["glasses"].predict(pixels)
+async def ask(app, *contents):
+    """The replies to concurrent posts, of which ``None`` is a GET of /health."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        asks = (client.get("/health") if c is None else client.post("/glass_no_glass/", **form(c)) for c in contents)
+        return await asyncio.gather(*asks)
 
-    async def ask(client):
-        reply = await client.post("/predict", **form(RED))
-        if reply.status_code == 503:
-            refused.append(reply)
-        if len(refused) == 16:
-            enough.set()
-        return reply
+
+def test_concurrent_requests_get_their_own_answers(tasks):
+    photos = [RED if n % 3 else BLUE for n in range(64)]
+    replies = asyncio.run(ask(service(tasks["glasses"], per_client=64), *photos))
+    assert [reply.json()["answer"] for reply in replies] == ["glass" if n % 3 else "no_glass" for n in range(64)]
+
+
+def test_overload_is_refused_and_told_and_survived(tasks):
+    enough = threading.Event()
+    app = service(Fake(tasks["glasses"], lambda: enough.wait(60)), max_requests=4)
 
     async def storm():
-        app = serve.create_app({"glasses": Slow()}, batch_size=2, waiting=4, faces="crop")
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                first = await asyncio.gather(*(ask(client) for _ in range(20)))
-                return first, await client.post("/predict", **form(RED))
+        first = [asyncio.create_task(ask(app, RED)) for _ in range(4)]
+        while True:
+            [health] = await ask(app, None)
+            if health.status_code == 503:
+                break
+        [refused] = await ask(app, RED)
+        enough.set()
+        return health, refused, [reply for [reply] in await asyncio.gather(*first)], await ask(app, RED, None)
 
-    first, after = asyncio.run(storm())
-    assert len(refused) == 16 and {reply.status_code for reply in first} == {200, 503}
-    assert refused[0].headers["retry-after"] == "1" and "too many requests" in refused[0].json()["detail"]
-    assert after.status_code == 200
+    health, refused, first, after = asyncio.run(storm())
+    assert health.json()["status"] == "saturated"
+    assert refused.headers["retry-after"] == "1" and "too many requests" in refused.json()["detail"]
+    assert refused.status_code == 503 and {reply.status_code for reply in first} == {200}
+    assert [reply.status_code for reply in after] == [200, 200]
 
 
-def test_a_network_that_fails_fails_its_batch_alone(tasks):
-    class Moody:
-        name, frame, classes, calls = "moody", images.Frame(16), ("no_glasses", "glasses"), 0
+def test_one_address_has_few_places_and_bodies_a_budget(tasks):
+    replies = asyncio.run(ask(service(tasks["glasses"], per_client=3), *[RED] * 12))
+    assert sorted(reply.status_code for reply in replies) == [200] * 3 + [429] * 9
+    app = service(tasks["glasses"], max_bytes=len(RED) + 1000)
+    [large, small] = asyncio.run(ask(app, RED + bytes(2000), RED))
+    assert (large.status_code, small.status_code) == (503, 200)
 
-        def predict(self, pixels):
-            self.calls += 1
-            if self.calls == 1:
-                raise predict.UsageError("not today")
-            return tasks["glasses"].predict(pixels)
 
-    with TestClient(serve.create_app({"glasses": Moody()}, faces="crop"), raise_server_exceptions=False) as client:
+def test_a_network_that_fails_fails_its_request_alone(tasks):
+    failures = [predict.UsageError("not today")]
+
+    def fail():
+        if failures:
+            raise failures.pop()
+
+    with TestClient(service(Fake(tasks["glasses"], fail)), raise_server_exceptions=False) as client:
         assert client.post("/predict", **form(RED)).status_code == 500
         assert client.post("/predict", **form(RED)).status_code == 200
 
@@ -271,36 +272,127 @@ def free_port():
         return probe.getsockname()[1]
 
 
+class Served:
+    """The command ``faces serve`` in a process of its own, with quick limits."""
+
+    LIMITS = "serve.HEADER_SECONDS = 3; serve.SHUTDOWN_SECONDS = 3; serve.Load.grace = 2; serve.Load.min_rate = 1000"
+
+    def __init__(self, tasks):
+        self.port = free_port()
+        wanted = ",".join(f"{task}={model.folder}" for task, model in tasks.items())
+        arguments = ["--port", str(self.port), "--tasks", wanted, "--faces", "crop"]
+        code = f"import sys; from faces import serve; {self.LIMITS}; sys.exit(serve.main({arguments}))"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=predict.ROOT, env=os.environ
+        )
+        while self.process.poll() is None:
+            try:
+                assert self.get("/health").status_code == 200
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+
+    def get(self, path):
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=60)
+
+    def post(self, content=RED):
+        return httpx.post(f"http://127.0.0.1:{self.port}/glass_no_glass/", timeout=60, **form(content))
+
+    def connect(self, sent=b""):
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sendall(sent)
+        return connection
+
+    def stop(self):
+        """Stop it; returns seconds and what it wrote on stderr."""
+        began = time.monotonic()
+        self.process.terminate()
+        _, errors = self.process.communicate(timeout=120)
+        return time.monotonic() - began, errors
+
+
+@pytest.fixture(scope="module")
+def served(tasks):
+    running = Served(tasks)
+    yield running
+    if running.process.poll() is None:
+        _, errors = running.stop()
+        assert "Traceback" not in errors, errors
+
+
+HEADERS = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 50000\r\n"
+
+
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_stopped(tasks):
-    port = free_port()
-    wanted = ",".join(f"{task}={model.folder}" for task, model in tasks.items())
-    command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", wanted, "--faces", "crop"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=predict.ROOT, env=os.environ) as server:
-        try:
-            base = f"http://127.0.0.1:{port}"
-            for _ in range(600):  # a minute
-                try:
-                    assert httpx.get(f"{base}/health").status_code == 200
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.1)
-            with ThreadPoolExecutor(8) as pool:
-                replies = list(pool.map(lambda _: httpx.post(f"{base}/glass_no_glass/", **form(RED)), range(40)))
-            assert {reply.json()["answer"] for reply in replies} == {"glass"}
-        finally:
-            server.terminate()
-        _, err = server.communicate(timeout=60)
-    assert "Traceback" not in err
+def test_the_command_answers_many_at_once(served):
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: served.post(), range(40)))
+    assert {reply.json()["answer"] for reply in replies} == {"glass"}
+
+
+@pytest.mark.slow
+def test_slow_uploads_hinder_nobody_and_are_ended(served):
+    slow = [served.connect(HEADERS + b"\r\n" + bytes(10)) for _ in range(31)]
+    assert served.post().status_code == 200 and served.get("/health").json()["status"] == "ok"
+    for connection in slow:
+        with connection, connection.makefile("rb") as reply:
+            assert b" 408 " in reply.readline()
+    assert served.post().status_code == 200
+
+
+@pytest.mark.slow
+def test_connections_without_a_request_are_closed(served):
+    serve._allow_connections()
+    idle = [served.connect() for _ in range(1000)] + [served.connect(HEADERS) for _ in range(20)]
+    again = served.connect(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert again.recv(10_000).startswith(b"HTTP/1.1 200")
+    again.sendall(HEADERS)
+    idle.append(again)
+    assert served.post().status_code == 200
+    for connection in idle:
+        with connection:
+            assert connection.recv(1) == b""
+    half = [served.connect(HEADERS + b"\r\n" + bytes(10)) for _ in range(20)]
+    for connection in half:
+        connection.shutdown(socket.SHUT_WR)
+    assert served.post().status_code == 200
+    for connection in half:
+        connection.close()
+    assert 'status="500"' not in served.get("/metrics").text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_many_hostile_posts_keep_to_the_budget(served):
+    def peak():
+        with open(f"/proc/{served.process.pid}/status") as file:  # noqa: PTH123
+            return next(int(line.split()[1]) / 1000 for line in file if line.startswith("VmHWM"))
+
+    gif = b"GIF89a" + struct.pack("<HH", 7000, 7000) + b"\x80\0\0" + bytes(6) + b"," + bytes(4)
+    gif += struct.pack("<HH", 7000, 7000) + b"\0\x02\x02\x4c\x01\0;"
+    before = peak()
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(served.post, [gif, bomb(7000, 7000)] * 32))
+    assert {reply.status_code for reply in replies} == {422}
+    assert peak() - before < 600  # MB; 64 pictures of 49 million pixels would take 10,000
+
+
+@pytest.mark.slow
+def test_a_stalled_upload_does_not_keep_the_service_from_stopping(tasks):
+    running = Served(tasks)
+    stalled = running.connect(HEADERS + b"\r\n" + bytes(10))
+    seconds, errors = running.stop()
+    stalled.close()
+    assert seconds < 60 and "Traceback" not in errors, errors
 
 
 def test_an_unknown_model_is_one_line(capsys):
     assert serve.main(["--tasks", "glasses=nowhere"]) == 2
-    assert capsys.readouterr().err.startswith("faces.serve: no model 'nowhere'")
+    assert capsys.readouterr().err.startswith("faces serve: no model 'nowhere'")
 
 
 def test_head_answers_and_a_client_that_hangs_up_is_no_failure(tasks):
-    app = serve.create_app(tasks, faces="crop")
+    app = serve.create_app(pipeline.Pipeline(tasks, "crop"))
     sent = []
 
     async def post():

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from faces import images, models, recipes
-from faces.predict import TASKS, Model, UsageError, find_files
+from faces.files import find_files
+from faces.predict import TASKS, Model, UsageError
 
 TOLERANCE = 0.02  # largest difference allowed between a probability on a Mac and from onnxruntime: weights are fp16
 

@@ -38,7 +38,7 @@ from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 from faces import images
-from faces.files import whole_file
+from faces.files import MACHINE_FOLDERS, atomic_write, is_litter
 
 PUBLISHED_SPLITS = Path(images.__file__).parent.parent / "artifacts/results/splits.parquet"
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
@@ -64,11 +64,6 @@ PEOPLE = dict.fromkeys(("woman", "women", "girl", "girls"), "female") | dict.fro
 )
 # What takes the place of an age, a gender or a person that is not known. Elsewhere they are labels like any other.
 UNKNOWN = ("none", "na", "n/a", "nan", "null", "unknown", "?", "-")
-
-# Folders that systems make among people's photos, besides those whose names begin with a dot: previews, bins, copies.
-MACHINE_FOLDERS = {"@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot", "__macosx"}
-MACHINE_FOLDERS |= {"$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "lost.dir"}
-MACHINE_FOLDERS |= {"lost+found", "__pycache__", "network trash folder", "temporary items", "ipod photo cache"}
 
 # AGE_GENDER_RACE_DATE.jpg.chip.jpg; some real names lack the race or carry a damaged date, and still tell the rest.
 UTKFACE_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?\d{8,}")
@@ -272,7 +267,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             elif Path(entry.name).suffix.lower() in images.SUFFIXES:
                 if not entry.name.startswith("."):
                     names.append(name)
-                elif not images.is_litter(entry.name):
+                elif not is_litter(entry.name):
                     hidden += 1
             elif linked and not file:
                 left_out.append(f"{name} (a link to nothing)")
@@ -779,7 +774,7 @@ def save(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
 
 def _write_csv(table: pd.DataFrame, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, errors="surrogateescape") as file:  # names of files need not be UTF-8
+    with atomic_write(path, errors="surrogateescape") as file:  # names of files need not be UTF-8
         table.to_csv(file, index=False)
     return path
 

@@ -294,6 +294,37 @@ def by_group(frame: pd.DataFrame, column: str, value: str = "correct", *, seed: 
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(column)
 
 
+def figures(frame: pd.DataFrame, measured: Mapping[tuple[str, str], pd.Series], by: Sequence[str] = ()) -> pd.DataFrame:
+    """Means of what was measured of each photo, a source and a group of photos at a time.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With ``source`` and ``group``.
+    measured : mapping
+        (head, metric) -> a number of each row, missing where there is no label.
+    by : sequence of str
+        Columns whose values are looked at apart.
+
+    Returns
+    -------
+    DataFrame
+        head, metric, source, by, value, photos, groups, mean, low, high; ``by`` and ``value`` are "" for all photos of
+        a source; low and high are bootstrapped over groups.
+    """
+    rows = []
+    for (head, metric), values in measured.items():
+        known = values.notna()
+        table = frame[known].assign(measured=values[known].astype(float))
+        for column in ("", *(c for c in by if c in table and c != head)):
+            for (source, *value), part in table.groupby(["source", column] if column else ["source"]):
+                mean, low, high = bootstrap(part["measured"], part["group"])
+                about = {"head": head, "metric": metric, "source": source, "by": column}
+                about |= {"value": value[0] if value else "", "photos": len(part), "groups": part["group"].nunique()}
+                rows.append(about | {"mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def summary(frame: pd.DataFrame, *, seed: int = 0) -> dict:
     """Accuracy and loss of a predictions frame, as it goes into ``metrics.json``."""
     result: dict = {"photos": len(frame), "groups": int(frame["group"].nunique())}

@@ -390,22 +390,10 @@ def evaluate(
         head, metric, source, by, value, photos, groups, mean, low, high; ``by`` and ``value`` are "" for all photos of
         a source. Ages are counted where the label is an exact one; ``coverage`` is the share of ages within intervals.
     """
-    rows = []
-    for head in found:
-        for metric, values in _measured(predictions, head).items():
-            known = values.notna()
-            table = predictions[known].assign(measured=values[known].astype(float))
-            for column in ("", *(c for c in by if c in table and c != head.name)):
-                for (source, *value), part in table.groupby(["source", column] if column else ["source"]):
-                    mean, low, high = evaluation.bootstrap(part["measured"], part["group"])
-                    about = {"head": head.name, "metric": metric, "source": source, "by": column}
-                    about |= {
-                        "value": value[0] if value else "",
-                        "photos": len(part),
-                        "groups": part["group"].nunique(),
-                    }
-                    rows.append(about | {"mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    measured = {
+        (head.name, metric): values for head in found for metric, values in _measured(predictions, head).items()
+    }
+    return evaluation.figures(predictions, measured, by)
 
 
 def _measured(predictions: pd.DataFrame, head: heads.Head) -> dict[str, pd.Series]:

@@ -1,0 +1,145 @@
+"""From files to answers: each model runs once, little is decoded ahead, and Python users get plain objects."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+from tiny_model import COLOURS
+
+import faces
+from faces import files, images, pipeline, predict
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The folder of a network with the heads colour and age."""
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "both", heads=["colour", "age"])
+
+
+def test_a_model_of_several_tasks_runs_once(both, photos, monkeypatch):
+    tasks = pipeline.load_tasks({"colour": str(both), "age": str(both)})
+    assert tasks["colour"] is tasks["age"]
+    asked = pipeline.Pipeline(tasks, "crop")
+    ran, answers = [], predict.Model.answers
+    monkeypatch.setattr(predict.Model, "answers", lambda *given: ran.append(given[2]) or answers(*given))
+    found = {photo.name: photo.faces[0].answers for photo in asked.stream(photos, sorted(COLOURS))}
+    assert ran == [["colour", "age"]]
+    assert {name: answer["colour"].label for name, answer in found.items()} == COLOURS
+    assert found["img_0.jpg"]["age"].years == pytest.approx(25.4, abs=0.2)
+
+
+def test_heads_are_chosen_by_name_or_because_there_is_no_other(both, folder):
+    model = predict.Model(both)
+    assert list(model.heads) == ["colour", "age"]
+    assert (model.head("age").classes, model.head("colour").classes) == ((), ("blue", "red"))
+    assert predict.Model(folder).head("anything").classes == ("blue", "red")
+    with pytest.raises(predict.UsageError, match="both has no head 'size'; it has colour, age"):
+        pipeline.Pipeline({"size": model})
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    assert {name: rows.shape for name, rows in model.answers(pixels).items()} == {"colour": (2, 2), "age": (2, 3)}
+    assert model.run(pixels, "age").shape == (2, 3)
+
+
+def test_results_are_in_order_and_few_items_are_taken_before():
+    taken = []
+
+    def slow(number):
+        time.sleep(0.01 * (number % 3))
+        return number
+
+    with ThreadPoolExecutor(3) as pool:
+        results = pipeline.ordered(pool, slow, (taken.append(n) or n for n in range(50)), ahead=4)
+        assert next(results) == 0 and len(taken) <= 5
+        assert list(results) == list(range(1, 50))
+
+
+def test_room_for_large_results_bounds_what_is_taken():
+    taken, release = [], threading.Event()
+
+    def work(number):
+        if number == 0:
+            release.wait(60)
+        return number
+
+    def items():
+        for number in range(50):
+            taken.append(number)
+            yield number
+            time.sleep(0.01)  # so that what was taken is done
+
+    with ThreadPoolExecutor(2) as pool:
+        results = pipeline.ordered(pool, work, items(), ahead=40, size=lambda _: 10, most=25)
+        threading.Timer(1.0, release.set).start()
+        assert next(results) == 0
+        assert len(taken) <= 6
+
+
+def test_a_photo_by_path_image_or_array(both, photos):
+    tasks = {"colour": str(both), "age": str(both)}
+    picture = Image.open(photos / "img_0.jpg")
+    for photo in (photos / "img_0.jpg", str(photos / "img_0.jpg"), picture, np.asarray(picture)):
+        [face] = faces.label(photo, tasks=tasks, faces="crop")
+        assert face.answers["colour"].label == "red" and face.answers["colour"].confidence > 0.9
+        assert list(face.answers["colour"].probabilities) == ["blue", "red"]
+        assert face.answers["age"].low <= face.answers["age"].years <= face.answers["age"].high
+        assert face.box is face.score is None
+
+
+def test_a_face_in_a_scene_has_a_box():
+    data = pytest.importorskip("skimage.data")
+    scene = Image.new("RGB", (1200, 800), "grey")
+    scene.paste(Image.fromarray(data.astronaut()), (500, 200))
+    [face] = faces.label(scene, tasks=["gender", "age", "glasses"])
+    left, top, right, bottom = face.box
+    assert (left + right) / 2 == pytest.approx(723, abs=15) and (top + bottom) / 2 == pytest.approx(316, abs=15)
+    assert face.score > 0.9 and face.answers["gender"].label == "female"
+    assert faces.label(Image.new("RGB", (1200, 800), "grey")) == []
+
+
+def test_what_cannot_be_done_is_said(photos):
+    (photos / "notes.jpg").write_text("no picture")
+    with pytest.raises(images.ImageError, match=r"notes\.jpg: not a picture") as caught:
+        faces.label(photos / "notes.jpg")
+    assert caught.value.kind == "not a picture"
+    with pytest.raises(predict.UsageError, match="no task 'height'; there are gender, age, glasses"):
+        faces.label(photos / "img_0.jpg", tasks=["height"])
+
+
+def test_a_folder_is_labelled_file_by_file(both, photos):
+    (photos / "img_9.jpg").touch()
+    found = list(faces.label_folder(photos, {"colour": str(both)}, faces="crop"))
+    assert [photo.name for photo in found] == [*sorted(COLOURS), "img_9.jpg"]
+    assert str(found[-1].error) == "empty file" and found[-1].faces == ()
+    assert found[0].faces[0].answers["colour"].label == "red" and found[0].error is None
+
+
+def test_folders_of_systems_are_passed_over(tmp_path):
+    for name in ("a.jpg", "b/c.jpg", "@eaDir/a.jpg", "b/__MACOSX/c.jpg", "$RECYCLE.BIN/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    assert list(files.find_files(tmp_path, recursive=True)) == ["a.jpg", "b/c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", images.NOT_A_PICTURE),
+        (b"%PDF-1.7", images.NOT_A_PICTURE),
+        (b"\0\0\0\x18ftypisom", images.NOT_A_PICTURE),
+        (b"\xff\x0a jxl", images.NOT_SUPPORTED),
+        (b"II*\0\x10\0\0\0CR\2\0", images.NOT_SUPPORTED),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0", images.DAMAGED),
+    ],
+)
+def test_errors_have_a_kind(tmp_path, content, kind):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(images.ImageError) as caught:
+        images.open_rgb(tmp_path / "a")
+    assert caught.value.kind == kind
+    with pytest.raises(images.ImageError) as caught:
+        images.open_rgb(tmp_path / "gone")
+    assert caught.value.kind == images.UNREADABLE
