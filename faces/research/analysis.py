@@ -211,7 +211,8 @@ class Exported:
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(self.file, options, providers=["CPUExecutionProvider"])
         about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
-        self.classes = tuple(about["heads"][label]["classes"] if "heads" in about else about["classes"])
+        head = about["heads"][label] if "heads" in about else about
+        self.classes, self.abstain_below = tuple(head["classes"]), head.get("fitted", head).get("abstain_below")
         self.frame = images.Frame(int(about["size"]), bool(about.get("whole", False)))
         names = [output.name for output in self.session.get_outputs()]
         self.output, self.input = label if label in names else names[0], self.session.get_inputs()[0].name
@@ -253,6 +254,11 @@ def ask(
         columns = [f"{name}_p_{label}" for label in network.classes]
         table = table.join(pd.DataFrame(np.concatenate(found[name]), columns=columns))
     return table
+
+
+def threshold(*, model: str, label: str, folder: Path | None = None) -> pd.DataFrame:
+    """``abstain_below`` of an exported model: the confidence below which it abstains, fitted on validation photos."""
+    return pd.DataFrame({"model": [model], "abstain_below": [Exported(model, label, folder).abstain_below]})
 
 
 def speed(*, models: Sequence[str], label: str, folder: Path | None = None, images_each: int = 30) -> pd.DataFrame:
@@ -454,7 +460,7 @@ def portraits(where: Path, *, model: str, label: str, names: Sequence[str], fold
         ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8 ``[size, size, 3]`` and
         float16 ``[size, size]``, see ``occlusion``.
     """
-    network, detector = Exported(model, label, folder), finding.Detector()
+    network, detector = Exported(model, label, folder), finding.Detector(predict.ARTIFACTS / "face_finder")
     squares = [finding.look(Path(where) / name, [network.frame], detector)[1][0][0] for name in names]
     pixels = np.stack(squares)
     likely = network(pixels)

@@ -359,8 +359,8 @@ def inverted_residual() -> Figure:
             ax.annotate("", (2 * place + 1.9, 0), (2 * place + 0.8, 0), arrowprops={"arrowstyle": "->", "color": INK})
     bow = {"arrowstyle": "->", "color": COLOURS[2], "connectionstyle": "arc3,rad=-0.35", "linewidth": 2}
     ax.annotate("", (6.35, 0.25), (0.35, 0.25), arrowprops=bow)
-    ax.text(3.35, 1.52, "added, where sides and channels agree", ha="center", color=COLOURS[2])
-    ax.set(xlim=(-0.5, 7.2), ylim=(-2, 1.8), title="Inverted residual with linear bottleneck (numbers: channels)")
+    ax.text(3.35, 1.95, "added, where sides and channels agree", ha="center", color=COLOURS[2])
+    ax.set(xlim=(-0.5, 7.2), ylim=(-2, 2.3), title="Inverted residual with linear bottleneck (numbers: channels)")
     ax.axis("off")
     return figure
 
@@ -371,11 +371,10 @@ def saliency(table: pd.DataFrame, titles: Sequence[str], *, columns: int = 6) ->
     Parameters
     ----------
     table : DataFrame
-        ``pixels`` and ``saliency`` as from ``faces.research.analysis.portraits``; one colour scale for all.
+        ``pixels`` and ``saliency`` as from ``faces.research.analysis.portraits``; each map has a scale of its own.
     """
     maps = [np.frombuffer(row, np.float16).astype(float) for row in table["saliency"]]
     size = round(len(maps[0]) ** 0.5)
-    most = np.quantile(np.abs(np.concatenate(maps)), 0.99) or 1.0
     rows = -(-2 * len(maps) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(7, 7 / columns * 1.22 * rows), squeeze=False)
     for ax in axes.flat:
@@ -386,5 +385,6 @@ def saliency(table: pd.DataFrame, titles: Sequence[str], *, columns: int = 6) ->
         picture.imshow(face)
         picture.set_title(titles[number], size=9, weight="normal")
         map_.imshow(face.mean(2), cmap="gray", vmin=-150, vmax=350)
+        most = np.abs(weight).max() or 1.0
         map_.imshow(weight.reshape(size, size), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.6)
     return figure
