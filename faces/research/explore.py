@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from faces import images
 from faces.research import data, evaluation
 from faces.research.plots import FEWEST_IN_A_MEAN
 
@@ -57,13 +58,11 @@ def mean_faces(photos: pd.DataFrame, *, by: Sequence[str], size: int = 64) -> pd
     DataFrame with ``by``, ``photos`` (how many) and ``pixels``, the bytes of a uint8 array ``[size, size, 3]``;
     missing below 50 photos, whose average might show a person.
     """
-    from faces import batches  # brings torch, which reading results does without
-
     rows = []
     for values, part in data.usable(photos, *by).groupby(list(by)):
         total = np.zeros((size, size, 3))
         for start in range(0, len(part), 2000):
-            total += batches.load_images(part.iloc[start : start + 2000], size).sum(0, dtype=np.float64)
+            total += images.decode_all(part["path"].iloc[start : start + 2000].tolist(), size).sum(0, dtype=np.float64)
         mean = (total / len(part)).round().astype(np.uint8).tobytes()
         shown = mean if len(part) >= FEWEST_IN_A_MEAN else None
         rows.append(dict(zip(by, values, strict=True)) | {"photos": len(part), "pixels": shown})

