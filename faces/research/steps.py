@@ -243,7 +243,9 @@ def _differences(old: Any, new: Any, given: Any, name: str = "") -> list[str]:
 def _defaults(given: Any) -> dict:
     found = {}
     for field in fields(given):
-        if field.default is not MISSING:
+        if hasattr(field.default, "get_default"):  # a pydantic Field
+            found[field.name] = field.default.get_default(call_default_factory=True)
+        elif field.default is not MISSING:
             found[field.name] = field.default
         elif field.default_factory is not MISSING:
             found[field.name] = field.default_factory()
