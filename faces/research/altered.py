@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.special import logit
 
 from faces import images
 from faces.research import drawing, evaluation
@@ -150,3 +151,248 @@ def hide(pixels: np.ndarray, *, patch: int, stride: int) -> np.ndarray:
     for number, (top, left) in enumerate((top, left) for top in starts for left in starts):
         hidden[number, top : top + patch, left : left + patch] = 128
     return hidden
+
+
+# --------------------------------------------------------------------------------------------------------- glasses
+
+PLACES = {"none": None, "worn": (0.0, 0.0), "pushed up": (0.0, -0.26), "held": (0.0, 0.40)}  # shift from the eyes
+PORTRAITS = Path(__file__).resolve().parents[2] / "samples" / "portraits" / "london"
+
+
+def portraits(folder: Path, *, seed: int, size: int = 128) -> pd.DataFrame:
+    """Faces of the portraits in ``samples``, cut out as in use, with glasses drawn at several places.
+
+    Returns
+    -------
+    DataFrame
+        A row for each person and place: ``path``, ``group`` (the person), ``gender``, ``place``, and ``pixels``, the
+        bytes of the picture in 64 pixels, uint8 ``[64, 64, 3]``.
+    """
+    from faces import finding
+    from faces.predict import ARTIFACTS
+
+    detector = finding.Detector(ARTIFACTS / "face_finder")
+    people = pd.read_csv(PORTRAITS / "labels.csv", dtype=str).query("expression == 'neutral'")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for person in people.itertuples():
+        picture = images.open_rgb(PORTRAITS / person.file)
+        face = detector.find(picture)[0]
+        left, top, right, _ = box = finding.margin(face)
+        eyes = (np.array(sorted(face.landmarks[:2])) - (left, top)) / (right - left)
+        crop = finding.cut(picture, box, size)
+        for place, shift in PLACES.items():
+            image = crop if shift is None else wear(crop, seed, eyes=eyes + shift, jitter=0)
+            path = folder / f"{person.person}_{place.replace(' ', '_')}.png"
+            image.save(path)
+            pixels = np.asarray(image.resize((64, 64))).tobytes()
+            about = {"group": person.person, "gender": person.gender, "place": place, "pixels": pixels}
+            rows.append({"path": str(path)} | about)
+    return pd.DataFrame(rows)
+
+
+def worn_or_held(
+    before: pd.DataFrame, *, seed: int, people: int, patch: int, stride: int, folder: Path, cache: Path
+) -> dict[str, pd.DataFrame]:
+    """What the network below ``folder`` answers about portraits with glasses at several places, and where it looks.
+
+    Parameters
+    ----------
+    before : DataFrame
+        History of the network, an input so that a new network makes this step stale.
+    people : int
+        Of so many, the pictures and the maps are kept.
+    patch, stride : int
+        Of the grey squares that hide parts of the picture, in pixels of the network's input.
+
+    Returns
+    -------
+    dict
+        "answers": group, gender, place, ``p_glasses``; "maps": of some people besides ``pixels`` and ``drop``, the
+        bytes of how much hiding each part lowers the log-odds of the answer, float32 ``[k, k]``.
+    """
+    import torch
+
+    from faces.research import batches, experiments, training
+
+    network, recipe, found, fitted = experiments.load(folder / "network")
+
+    def answer(pixels: np.ndarray) -> np.ndarray:
+        outputs = training.predict(network, batches.Batches(pixels, {}, 256))["glasses"]
+        answers = found[0].answer(torch.from_numpy(outputs), fitted.get("glasses", {})).numpy()
+        return answers[:, found[0].classes.index("glasses")]
+
+    return look_at(portraits(folder / "portraits", seed=seed), answer, recipe.size, people, patch, stride)
+
+
+def look_at(
+    rows: pd.DataFrame, answer: Callable[[np.ndarray], np.ndarray], size: int, people: int, patch: int, stride: int
+) -> dict[str, pd.DataFrame]:
+    """Answers and maps of ``worn_or_held`` from rows of ``portraits`` and a function from pixels to probabilities."""
+    squares = images.decode_all(rows["path"].tolist(), size)
+    rows = rows.assign(p_glasses=answer(squares))
+    some = rows[rows["group"].isin(rows["group"].unique()[:people])]
+    drops = []
+    for number, likely in zip(some.index, some["p_glasses"], strict=True):
+        hidden = answer(hide(squares[number], patch=patch, stride=stride))
+        # In log-odds: close to 0 and 1 a probability hardly moves. Their sign is that of the answer.
+        odds = logit(np.clip(np.append(hidden, likely), 1e-6, 1 - 1e-6))
+        drops.append(((odds[-1] - odds[:-1]) * np.sign(odds[-1])).astype(np.float32).tobytes())
+    return {"answers": rows.drop(columns=["path", "pixels"]), "maps": some.drop(columns="path").assign(drop=drops)}
+
+
+def detect(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Figures of finding glasses on test photos, at the threshold of best F1 on validation photos.
+
+    Returns
+    -------
+    DataFrame
+        As from ``evaluation.detection``, and in ``val_auc`` the area under the curve on validation photos.
+    """
+    named = predictions.rename(columns={"glasses_p_glasses": "p_glasses"})
+    val, test = (named[named["split"] == split] for split in ("val", "test"))
+    threshold = evaluation.best_threshold(val, "glasses", "glasses")
+    table = evaluation.detection(test, "glasses", "glasses", threshold=threshold)
+    return table.assign(val_auc=evaluation.detection(val, "glasses", "glasses", resamples=2).loc["auc", "value"])
+
+
+def doubtful(photos: pd.DataFrame, *, recipe, folds: int, seed: int, folder: Path, cache: Path) -> pd.Series:
+    """Training photos whose label networks that have not seen them contradict (cleanlab): True for those rows."""
+    from cleanlab.filter import find_label_issues
+    from sklearn.model_selection import GroupKFold
+
+    from faces.research import experiments
+
+    train = photos[photos["split"] == "train"]
+    parts = []
+    split = GroupKFold(folds, shuffle=True, random_state=seed).split(train, groups=train["group"])
+    for number, (fit, held) in enumerate(split):
+        part = pd.concat([train.iloc[fit], train.iloc[held].assign(split="val")])
+        experiments.train(recipe, part, folder / f"fold-{number}", cache=cache)
+        parts.append(experiments.predict(folder / f"fold-{number}", train.iloc[held], cache=cache))
+    asked = pd.concat(parts)
+    likely = asked[["glasses_p_glasses", "glasses_p_no_glasses"]].to_numpy()
+    issues = find_label_issues((asked["glasses"] == "no_glasses").astype(int).to_numpy(), likely, n_jobs=1)
+    return pd.Series(issues, asked.index).reindex(photos.index, fill_value=False)
+
+
+def trials(
+    photos: pd.DataFrame,
+    *,
+    stages: Sequence,
+    steady: Sequence,
+    widths: Sequence[int],
+    drawn_share: float,
+    folds: int,
+    seed: int,
+    folder: Path,
+    cache: Path,
+) -> dict[str, pd.DataFrame]:
+    """Train small networks that differ in one thing, and networks of several widths.
+
+    Parameters
+    ----------
+    stages, steady : sequence of Recipe
+        With augmentation that becomes harsher, and with one that stays.
+
+    Returns
+    -------
+    dict
+        "suspects": photos and suspect ones; "what": run, metric, value, low, high; "sizes": the same with width and
+        parameters.
+    """
+    from dataclasses import replace
+
+    from faces.research import experiments, networks
+
+    folder = folder / "trials"
+    suspect = doubtful(photos, recipe=stages[0], folds=folds, seed=seed, folder=folder / "doubtful", cache=cache)
+    clean = photos[~suspect]
+    drawn = with_drawn_glasses(clean, share=drawn_share, seed=seed, folder=folder / "drawn")
+    weighted = [replace(stage, balance=("glasses",)) for stage in stages]
+    runs = {
+        "cleaned, weighted, harsher by stages": (clean, weighted),
+        "suspects not left out": (photos, weighted),
+        "classes not weighted": (clean, stages),
+        "one strength of augmentation": (clean, [replace(stage, balance=("glasses",)) for stage in steady]),
+        "with drawn glasses": (drawn, weighted),
+    }
+    runs |= {width: (clean, [replace(stage, options={"width": width}) for stage in stages]) for width in widths}
+    what, sizes = [], []
+    for name, (rows, recipe) in runs.items():
+        place = folder / str(name).replace(", ", "_").replace(" ", "_")
+        table = detect(experiments.run(rows, recipe=recipe, folder=place, cache=cache)["predictions"])
+        table = table.rename_axis("metric").reset_index()
+        if isinstance(name, str):
+            what.append(table.assign(run=name))
+        else:
+            count = networks.parameter_count(experiments.load(place)[0])
+            sizes.append(table.assign(width=name, parameters=count))
+    counts = pd.DataFrame({"photos": [int((photos["split"] == "train").sum())], "suspect": [int(suspect.sum())]})
+    return {"suspects": counts, "what": pd.concat(what), "sizes": pd.concat(sizes)}
+
+
+def taught(
+    photos: pd.DataFrame,
+    more_dirs: Sequence,
+    *,
+    teacher,
+    stages: Sequence,
+    more_photos: int,
+    drawn_share: float,
+    folds: int,
+    seed: int,
+    folder: Path,
+    cache: Path,
+) -> dict[str, pd.DataFrame]:
+    """Train a large network, and a small one on its answers, about photos without a label too.
+
+    Parameters
+    ----------
+    teacher, stages : Recipe, sequence of Recipe
+        Of the large and of the small network.
+    more_dirs : sequence of folders
+        Photos of faces; ``more_photos`` of them, drawn at random and none near a test photo, join in.
+
+    Returns
+    -------
+    dict
+        "history" and "predictions" of the small network, and "teacher": figures of the large one.
+    """
+    from dataclasses import replace
+
+    from faces.research import data, experiments
+
+    suspect = doubtful(photos, recipe=stages[0], folds=folds, seed=seed, folder=folder / "doubtful", cache=cache)
+    rows = with_drawn_glasses(photos[~suspect], share=drawn_share, seed=seed, folder=folder / "drawn")
+    large = experiments.run(rows, recipe=teacher, folder=folder / "teacher", cache=cache)
+    if more_dirs:
+        more = data.read(more_dirs)
+        more = more.sample(min(more_photos, len(more)), random_state=seed).reset_index(drop=True)
+        both = data.extend(photos, data.scan(more, cache=cache))
+        more = data.usable(both.iloc[len(photos) :].query("split == 'train'"))
+        rows = pd.concat([rows, more.assign(glasses=None)], ignore_index=True)
+    small = [replace(stage, teachers=(str(folder / "teacher"),)) for stage in stages]
+    table = detect(large["predictions"]).rename_axis("metric").reset_index()
+    return experiments.run(rows, recipe=small, folder=folder / "network", cache=cache) | {"teacher": table}
+
+
+def with_qualities(photos: pd.DataFrame, *, size: int, cache: Path) -> pd.DataFrame:
+    """The rows with brightness, contrast and sharpness of each photo, see ``evaluation.qualities``."""
+    from faces.research import batches
+
+    pixels = batches.decode(photos, size, cache=cache)
+    found = evaluation.qualities(pixels[np.arange(len(pixels))])
+    return photos.assign(**{name: found[name].to_numpy() for name in found})
+
+
+def scores(answers: pd.DataFrame, threshold: float, metric: str) -> pd.DataFrame:
+    """One figure of finding glasses by value of a change, from rows of ``ask``: network, value, mean, low, high."""
+    rows = []
+    for (network, value), part in answers.rename(columns={"glasses_p_glasses": "p_glasses"}).groupby(
+        ["network", "value"]
+    ):
+        table = evaluation.detection(part, "glasses", "glasses", threshold=threshold, resamples=500)
+        mean, low, high = table.loc[metric]
+        rows.append({"network": network, "value": value, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)

@@ -475,5 +475,6 @@ def layer_table(network: Network, size: int):
     network.eval()
     for name, part in network.features.named_children():
         x = part(x)
-        rows.append({"layer": name, "side": x.shape[2], "channels": x.shape[1], "parameters": parameter_count(part)})
+        side = x.shape[2] if x.ndim == 4 else 1
+        rows.append({"layer": name, "side": side, "channels": x.shape[1], "parameters": parameter_count(part)})
     return pd.DataFrame(rows).set_index("layer")

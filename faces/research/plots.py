@@ -265,7 +265,8 @@ def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, 
             ax.annotate(word, (table["epoch"].iloc[-1], values.iloc[-1]), (4, above), fontsize=9, **look)
         for at, word in (marks or {}).items():
             ax.axvline(at, color=MUTED, linewidth=1, linestyle="--")
-            ax.annotate(word, (at, 1), (3, -9), ("data", "axes fraction"), "offset points", fontsize=8, color=MUTED)
+            if ax is axes[0, 0]:
+                ax.annotate(word, (at, 1), (3, -9), ("data", "axes fraction"), "offset points", fontsize=8, color=MUTED)
         ax.set(xlabel="epoch", title=label)
         ax.margins(y=0.14)
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -300,8 +301,14 @@ def bands(panels: dict[str, tuple[pd.DataFrame, str]], *, ylabel: str) -> Figure
             places.append(lowest)
         for name, place in zip(ends.index, places, strict=True):
             colour = NETWORK_COLOURS.get(name, COLOURS[0])
+            name = name if len(ends) > 1 else ""
             ax.text(last + 0.02 * (last - first), place, name, va="center", color=colour, fontsize=9)
-        ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(first, last + 0.32 * (last - first)))
+        ax.set(
+            title=title,
+            xlabel=xlabel,
+            ylabel=ylabel,
+            xlim=(first, last + (0.32 if len(ends) > 1 else 0.02) * (last - first)),
+        )
     return figure
 
 
@@ -349,10 +356,10 @@ def paired_intervals(
     for ax, (title, networks) in zip(axes[0], panels.items(), strict=True):
         for number, (name, table) in enumerate(networks.items()):
             rows = np.arange(len(table))[::-1] - 0.26 * (number - (len(networks) - 1) / 2)
-            colour = NETWORK_COLOURS[name]
+            colour = NETWORK_COLOURS.get(name, COLOURS[0])
             ax.hlines(rows, table["low"], table["high"], color=colour, linewidth=2)
             ax.plot(table["mean"], rows, "o", markersize=4, color=colour)
-            if ax is axes[0, 0]:
+            if ax is axes[0, 0] and len(networks) > 1:
                 at = (0.01 + 0.2 * number, 1.01)
                 figure.text(*at, name, color=colour, weight="bold", va="bottom", transform=figure.transFigure)
         ax.set_yticks(np.arange(len(table))[::-1], [human(name) for name in table.index])
@@ -386,4 +393,33 @@ def counts_by_age(ages: dict[str, pd.Series]) -> Figure:
             ax.step(counts.index, counts, where="mid", color=NETWORK_COLOURS[name], linewidth=1.3)
         ax.text(0.98, 0.9 - 0.11 * number, name, color=NETWORK_COLOURS[name], ha="right", transform=ax.transAxes)
     ax.set(xlabel="age, years", ylabel="test photos", title="Ages as labelled and as predicted")
+    return figure
+
+
+def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
+    """Pictures, a row for each group, and beside each a map: how much hiding a part speaks against the answer.
+
+    Parameters
+    ----------
+    table : DataFrame
+        "maps" of ``faces.research.altered.worn_or_held``; all maps have one scale.
+    titles : sequence of str
+        One a row of the table.
+    """
+    rows = table["group"].nunique()
+    columns = 2 * len(table) // rows
+    figure, axes = plt.subplots(rows, columns, figsize=(7, 7 / columns * 1.25 * rows), squeeze=False)
+    maps = [np.frombuffer(row, np.float32) for row in table["drop"]]
+    most = max(np.abs(one).max() for one in maps)
+    for number, (content, one) in enumerate(zip(table["pixels"], maps, strict=True)):
+        face = np.frombuffer(content, np.uint8).reshape(64, 64, 3)
+        picture, beside = axes.flat[2 * number : 2 * number + 2]
+        picture.imshow(face)
+        picture.set_title(titles[number], size=8, weight="normal")
+        beside.imshow(face.mean(2), cmap="gray", vmin=-150, vmax=350, extent=(0, 1, 1, 0))
+        side = round(len(one) ** 0.5)
+        look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most, "alpha": 0.6, "extent": (0, 1, 1, 0)}
+        beside.imshow(one.reshape(side, side), interpolation="bilinear", **look)
+    for ax in axes.flat:
+        ax.axis("off")
     return figure
