@@ -1,11 +1,9 @@
 """Notebook 08, end to end on drawn faces."""
 
-import json
-
 import demo_run
 import pytest
 
-from faces import predict, recipes
+from faces.research import experiments, steps
 
 pytestmark = pytest.mark.slow
 
@@ -19,22 +17,20 @@ def test_every_notebook_runs_and_writes_what_it_promises(executed):
     demo_run.check(executed)
 
 
-def test_the_network_is_small_and_every_size_was_trained(executed):
-    folder = executed / "artifacts" / "glasses_cnn"
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert predict.Model(folder).classes == ("glasses", "no_glasses")
-    assert recipes.load(folder)[1]["recipe"]["network"] == "small_resnet"
-    assert set(metrics["sizes"]) == {"3", "4"}
-    assert metrics["sizes"]["3"]["weights"] < metrics["sizes"]["4"]["weights"] == metrics["weights"]
-    assert len(metrics["what_helps"]) == 5
+def test_the_small_network_was_taught_by_the_large_one_also_on_photos_without_a_label(executed):
+    home = executed / "08"
+    _, recipe, found, _ = experiments.load(home / "network")
+    assert recipe.teachers == (str(home / "teacher"),) and recipe.options == {"width": 4}
+    assert found[0].classes == ("glasses", "no_glasses")
+    step = steps.Steps(home, [], executed)
+    assert len(step.read("network")["history"]) == 2
+    assert (home / "glasses_cnn" / "model.onnx").is_file()
 
 
-def test_the_figures_of_finding_glasses_have_intervals(executed):
-    metrics = json.loads((executed / "artifacts" / "glasses_cnn" / "metrics.json").read_text())
-    assert set(metrics["detection"]) == {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "auc"}
-    for name, figure in metrics["detection"].items():
-        assert figure["low"] <= figure["value"] <= figure["high"], name
-    trained_on, suspects = metrics["data"]["photos"]["train"], metrics["suspects"]
-    assert suspects["share"] == pytest.approx(suspects["photos"] / trained_on, abs=1e-4) and suspects["share"] < 0.5
-    assert 0 < metrics["threshold"] < 1
-    assert {row["batch"] for row in metrics["speed"]} == {1, 4, 16, 64, 256}
+def test_every_trial_and_width_was_judged_and_portraits_were_asked_with_glasses_at_every_place(executed):
+    step = steps.Steps(executed / "08", [], executed)
+    trials = step.read("trials")
+    assert trials["what"]["run"].nunique() == 5 and set(trials["sizes"]["width"]) == {2}
+    assert (trials["what"]["low"].fillna(0) <= trials["what"]["high"].fillna(1)).all()
+    answers = step.read("portraits")["answers"]
+    assert (answers.groupby("place").size() == 102).all() and answers["p_glasses"].between(0, 1).all()

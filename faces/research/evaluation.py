@@ -433,3 +433,133 @@ def _plain(value):
     if isinstance(value, (float, np.floating)):
         return None if np.isnan(value) else round(float(value), 4)
     return int(value) if isinstance(value, np.integer) else value
+
+
+# ------------------------------------------------------------------------------------ age as its users judge it
+
+
+def balanced_mean(values: pd.Series, cells: pd.Series, groups: pd.Series) -> tuple[float, float, float]:
+    """Mean over the means of some cells, such as sex × age group, with its bootstrap interval.
+
+    Each cell counts alike, however many photos are in it.
+
+    >>> balanced_mean(pd.Series([1, 1, 4]), pd.Series(["a", "a", "b"]), pd.Series([0, 1, 2]))[0]
+    2.5
+    """
+    means = values.groupby(cells).mean()
+    weights = len(values) / (len(means) * values.groupby(cells).transform("size"))
+    # The statistic's influence function: its mean is the statistic, its variance that of an estimate of cell means.
+    return bootstrap(means.mean() + (values - values.groupby(cells).transform("mean")) * weights, groups)
+
+
+def false_adults(frame: pd.DataFrame, predicted: str = "age_predicted", *, seed: int = 0) -> pd.DataFrame:
+    """How often a check by apparent age lets 13- to 17-year-olds pass, and asks young adults for a proof of age.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With ``age``, ``group`` and the answers in the column ``predicted``.
+
+    Returns
+    -------
+    DataFrame
+        limit (18: who looks 18 passes; 25: who looks 25 does, "Challenge 25"), ages, of what share, photos, mean, low,
+        high.
+    """
+    rows = []
+    for limit in (18, 25):
+        for first, last, share in ((13, 17, "pass"), (18, 24, "are asked"), (25, 200, "are asked")):
+            part = frame[frame["age"].between(first, last)]
+            flags = part[predicted] >= limit if share == "pass" else part[predicted] < limit
+            ages = f"{first}–{last}" if last < 200 else f"{first}+"
+            figures = dict(zip(("mean", "low", "high"), bootstrap(flags, part["group"], seed=seed), strict=True))
+            rows.append({"limit": limit, "ages": ages, "share": share, "photos": len(part)} | figures)
+    return pd.DataFrame(rows)
+
+
+def by_limit(checks: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Tables of ``false_adults`` by network, as panels: title -> network -> rows of one limit, indexed in words."""
+    panels: dict = {}
+    for name, check in checks.items():
+        for limit, part in check.groupby("limit"):
+            panels.setdefault(f"Who looks {limit} passes", {})[name] = part.set_index(
+                part["ages"] + " " + part["share"]
+            )
+    return panels
+
+
+def whipple(ages: pd.Series, groups: pd.Series) -> tuple[float, float, float]:
+    """Whipple's index of heaping at 23 to 62 years, with its interval: 100 for none, 500 if all end in 0 or 5."""
+    adult = ages.round().between(23, 62)
+    return bootstrap((ages[adult].round() % 5 == 0).astype(float) * 500, groups[adult])
+
+
+def age_answers(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Test photos with an exact age: error (predicted less true), absolute, covered, reach of intervals, decade."""
+    table = predictions[predictions["split"].eq("test") & predictions["age"].notna()].reset_index(drop=True)
+    error, start = table["age_predicted"] - table["age"], (table["age"] // 10 * 10).clip(upper=80).astype(int)
+    return table.assign(
+        error=error,
+        absolute=error.abs(),
+        covered=table["age"].between(table["age_low"], table["age_high"]),
+        reach=table["age_high"] - table["age_low"],
+        decade=start.map(lambda first: f"{first}–{first + 9}" if first < 80 else "80+"),
+    )
+
+
+def age_summary(frame: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
+    """Mean absolute error (over photos, over sex × age group, at 21 to 60 years), share within 5 years, and bias."""
+    middle, groups = frame[frame["age"].between(21, 60)], frame["group"]
+    return {
+        "MAE": bootstrap(frame["absolute"], groups),
+        "MAE, balanced": balanced_mean(frame["absolute"], frame["gender"] + frame["age_group"], groups),
+        "MAE, 21–60": bootstrap(middle["absolute"], middle["group"]),
+        "CS@5, %": bootstrap(100.0 * (frame["absolute"] <= 5), groups),
+        "bias": bootstrap(frame["error"], groups),
+    }
+
+
+def age_group_share(predictions: pd.DataFrame, source: str) -> str:
+    """Share of a source's test photos whose answer lies in the labelled age group, with its interval, in words."""
+    table = predictions[predictions["split"].eq("test") & (predictions["source"] == source)]
+    table = table[table["age_group"].notna()]
+    first = table["age_group"].str.extract(r"^(\d+)", expand=False).astype(float)
+    last = table["age_group"].str.extract(r"-(\d+)$", expand=False).astype(float).fillna(np.inf)
+    right = np.floor(table["age_predicted"]).between(first, last)
+    return "{:.1%} ({:.1%} to {:.1%})".format(*bootstrap(right, table["group"]))
+
+
+def worst_bracket(frame: pd.DataFrame) -> str:
+    """The contiguous ages whose absolute errors exceed the mean by most, summed over the photos, in words."""
+    excess = (frame["absolute"] - frame["absolute"].mean()).groupby(frame["age"].astype(int)).sum()
+    first, stop, _ = find_max_subarray(excess.reindex(range(excess.index.max() + 1), fill_value=0.0))
+    part = frame[frame["age"].between(first, stop - 1)]
+    figures = bootstrap(part["absolute"], part["group"])
+    about = "{:.1f} years off ({:.1f} to {:.1f})".format(*figures)
+    return f"{first} to {stop - 1} years, {about}, {len(part):,} photos"
+
+
+def in_words(table: pd.DataFrame) -> list[str]:
+    """Shares with their intervals in percent, one for each row with mean, low and high."""
+    return [f"{row['mean']:.1%} ({row['low']:.1%} to {row['high']:.1%})" for row in table.to_dict("records")]
+
+
+def find_max_subarray(values: Sequence[float]) -> tuple[int, int, float]:
+    """The contiguous part of a sequence with the largest sum, in linear time (Kadane; Bentley, 1984).
+
+    Returns
+    -------
+    (start, stop, sum) of ``values[start:stop]``: the first and shortest of equals, never empty unless ``values`` is,
+    which gives (0, 0, 0.0).
+
+    >>> find_max_subarray([1, -3, 4, -1, 2, -5])
+    (2, 5, 5.0)
+    """
+    best, start, running = (0, 0, 0.0), 0, 0.0
+    for position, value in enumerate(values):
+        if running <= 0:
+            start, running = position, 0.0
+        running += float(value)
+        if best[1] == 0 or running > best[2]:
+            best = (start, position + 1, running)
+    return best

@@ -433,6 +433,53 @@ def run(
     return {"history": history, "predictions": predict(folder, asked, **few)}
 
 
+def run_after(
+    manifest: pd.DataFrame,
+    before: pd.DataFrame,
+    *,
+    recipe: Recipe,
+    weights: str | os.PathLike = "",
+    guide: str | os.PathLike = "",
+    **options,
+) -> dict[str, pd.DataFrame]:
+    """``run`` from the weights or beside the guide that an earlier step has written.
+
+    ``before``, that step's history, is an input so that a new one makes this step stale.
+    """
+    recipe = replace(recipe, weights=str(weights or recipe.weights), guide=str(guide or recipe.guide))
+    return run(manifest, recipe=recipe, **options)
+
+
+def compare_ages(
+    manifest: pd.DataFrame,
+    *,
+    recipes: Mapping[str, Recipe],
+    split: str,
+    number: int,
+    seed: int,
+    folder: str | os.PathLike,
+    **options,
+) -> pd.DataFrame:
+    """Mean absolute error of each recipe on one split, after training on ``number`` photos; a step of a notebook.
+
+    Answers are cut off at the youngest and the oldest age of the manifest.
+
+    Returns
+    -------
+    DataFrame
+        run, photos, mean, low, high.
+    """
+    train, rest = manifest[manifest["split"] == "train"], manifest[manifest["split"] != "train"]
+    some, rows = pd.concat([train.sample(min(number, len(train)), random_state=seed), rest]), []
+    for name, recipe in recipes.items():
+        said = run(some, recipe=recipe, folder=Path(folder) / name, **options)["predictions"]
+        said = said[said["split"].eq(split) & said["age"].notna()]
+        predicted = said["age_predicted"].clip(manifest["age"].min(), manifest["age"].max())
+        mean, low, high = evaluation.bootstrap((predicted - said["age"]).abs(), said["group"])
+        rows.append({"run": name, "photos": len(said), "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def publish(
     folder: str | os.PathLike,
     target: str | os.PathLike,

@@ -267,3 +267,17 @@ def parameter_groups(network: Network, rate: float, stage_decay: float, weight_d
 def parameter_count(network: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+@torch.no_grad()
+def layer_table(network: Network, size: int):
+    """The parts of a network's backbone, by name: side of their maps in pixels, channels, parameters."""
+    import pandas as pd
+
+    x, rows = torch.zeros(1, 3, size, size), []
+    network.eval()
+    for name, part in network.features.named_children():
+        x = part(x)
+        side = x.shape[2] if x.ndim == 4 else 1
+        rows.append({"layer": name, "side": side, "channels": x.shape[1], "parameters": parameter_count(part)})
+    return pd.DataFrame(rows).set_index("layer")

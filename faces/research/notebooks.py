@@ -148,6 +148,17 @@ def outputs_of(cell) -> list:
     return shown
 
 
+def merge_streams(outputs: list) -> list:
+    """Outputs with neighbouring texts of one stream joined: how a kernel cuts them up depends on its speed."""
+    merged: list = []
+    for output in outputs:
+        if merged and output.output_type == "stream" == merged[-1].output_type and output.name == merged[-1].name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
 def execute_from_results(notebook: Path, folder: Path):
     """Execute a notebook from committed results and return it clean, as it is published.
 
@@ -162,7 +173,7 @@ def execute_from_results(notebook: Path, folder: Path):
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | {"ran": code_hash(cell)})
         cell.execution_count = count
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = merge_streams([output for output in cell.outputs if output.get("name") != "stderr"])
         for output in cell.outputs:
             output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})
             if output.output_type == "execute_result":

@@ -388,3 +388,189 @@ def saliency(table: pd.DataFrame, titles: Sequence[str], *, columns: int = 6) ->
         most = np.abs(weight).max() or 1.0
         map_.imshow(weight.reshape(size, size), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.6)
     return figure
+
+
+def percent(*axes: plt.Axis) -> None:
+    """Label the ticks of axes of shares in percent."""
+    for axis in axes:
+        axis.set_major_formatter(lambda share, _: f"{share:.0%}")
+
+
+def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, str] | None = None) -> Figure:
+    """Training and validation by epoch, a panel each for some columns; ``marks`` are lines between epochs, named.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
+    panels : dict
+        NAME -> label of the axis.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), squeeze=False)
+    for ax, (name, label) in zip(axes[0], panels.items(), strict=True):
+        train, val = table[f"train_{name}"], table[f"val_{name}"]
+        for values, other, colour, word in ((train, val, 1, "training"), (val, train, 0, "validation")):
+            ax.plot(table["epoch"], values, "o-", markersize=3, color=COLOURS[colour])
+            above = 8 if values.iloc[-1] >= other.iloc[-1] else -14
+            look = {"textcoords": "offset points", "ha": "right", "color": COLOURS[colour]}
+            ax.annotate(word, (table["epoch"].iloc[-1], values.iloc[-1]), (4, above), fontsize=9, **look)
+        for at, word in (marks or {}).items():
+            ax.axvline(at, color=MUTED, linewidth=1, linestyle="--")
+            if ax is axes[0, 0]:
+                ax.annotate(word, (at, 1), (3, -9), ("data", "axes fraction"), "offset points", fontsize=8, color=MUTED)
+        ax.set(xlabel="epoch", title=label)
+        ax.margins(y=0.14)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+# A network has one colour in every figure.
+NETWORK_COLOURS = {"ResNet50": COLOURS[0], "MobileNetV2": COLOURS[2], "labels": MUTED}
+NETWORK_COLOURS |= {"random margins": COLOURS[1], "crops as they are": COLOURS[3]}
+
+
+def bands(panels: dict[str, tuple[pd.DataFrame, str]], *, ylabel: str) -> Figure:
+    """Means with their intervals as bands, a line for each network, named at its last point.
+
+    Parameters
+    ----------
+    panels : dict
+        Title -> table with ``network``, ``value``, ``mean``, ``low`` and ``high``, and what the values are.
+    """
+    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.7 * len(panels)), squeeze=False)
+    for ax, (title, (table, xlabel)) in zip(axes[:, 0], panels.items(), strict=True):
+        for name, part in table.sort_values("value").groupby("network", sort=False):
+            colour = NETWORK_COLOURS.get(name, COLOURS[0])
+            ax.plot(part["value"], part["mean"], "o-", markersize=4, color=colour)
+            ax.fill_between(part["value"], part["low"], part["high"], color=colour, alpha=0.2, linewidth=0)
+        first, last = table["value"].min(), table["value"].max()
+        ends = table[table["value"] == last].sort_values("mean").set_index("network")["mean"]
+        spread = table["high"].fillna(table["mean"]).max() - table["low"].fillna(table["mean"]).min()
+        places, lowest = [], -np.inf
+        for end in ends:  # names one above the other, at least a line apart
+            lowest = max(end, lowest + spread / 11)
+            places.append(lowest)
+        for name, place in zip(ends.index, places, strict=True):
+            colour = NETWORK_COLOURS.get(name, COLOURS[0])
+            name = name if len(ends) > 1 else ""
+            ax.text(last + 0.02 * (last - first), place, name, va="center", color=colour, fontsize=9)
+        ax.set(
+            title=title,
+            xlabel=xlabel,
+            ylabel=ylabel,
+            xlim=(first, last + (0.32 if len(ends) > 1 else 0.02) * (last - first)),
+        )
+    return figure
+
+
+def network(stages: pd.DataFrame) -> Figure:
+    """A network as a row of boxes: as high as its maps are wide, as broad as it has channels (both by their roots).
+
+    Parameters
+    ----------
+    stages : DataFrame
+        Indexed by name: ``side`` of the maps in pixels and ``channels``.
+    """
+    figure, ax = plt.subplots(figsize=(7, 2.4))
+    height, width = np.sqrt(stages["side"]), np.sqrt(stages["channels"])
+    gap = width.sum() * 0.6 / len(stages)
+    left = 0.0
+    for number, name in enumerate(stages.index):
+        high, broad = height.iloc[number], width.iloc[number]
+        middle = left + broad / 2
+        ax.add_patch(plt.Rectangle((left, -high / 2), broad, high, color=COLOURS[0], alpha=0.25 + 0.5 * (number % 2)))
+        ax.text(middle, height.max() / 2 * 1.1, human(name), ha="center", va="bottom", fontsize=8, rotation=30)
+        side, channels = stages["side"].iloc[number], stages["channels"].iloc[number]
+        ax.text(middle, -height.max() / 2 * 1.1, f"{side}²\n× {channels}", ha="center", va="top", fontsize=8)
+        left += broad + gap
+    ax.set(xlim=(-gap, left), ylim=(-height.max() * 0.95, height.max() * 0.95))
+    ax.axis("off")
+    return figure
+
+
+def paired_intervals(
+    panels: dict[str, dict[str, pd.DataFrame]], *, height: float = 3.4, rows_alike: bool = True, shares: bool = False
+) -> Figure:
+    """Dots with intervals of several networks by group, a panel for each title; networks are named above the first.
+
+    Parameters
+    ----------
+    panels : dict
+        Title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group.
+    rows_alike : bool, default True
+        Whether all panels have the same groups; if not, they share the horizontal axis instead.
+    shares : bool, default False
+        Whether values are shares, to be labelled in percent on one scale.
+    """
+    look = {"sharey": rows_alike, "sharex": shares or not rows_alike}
+    figure, axes = plt.subplots(1, len(panels), figsize=(7, height), squeeze=False, **look)
+    for ax, (title, networks) in zip(axes[0], panels.items(), strict=True):
+        for number, (name, table) in enumerate(networks.items()):
+            rows = np.arange(len(table))[::-1] - 0.26 * (number - (len(networks) - 1) / 2)
+            colour = NETWORK_COLOURS.get(name, COLOURS[0])
+            ax.hlines(rows, table["low"], table["high"], color=colour, linewidth=2)
+            ax.plot(table["mean"], rows, "o", markersize=4, color=colour)
+            if ax is axes[0, 0] and len(networks) > 1:
+                at = (0.01 + 0.2 * number, 1.01)
+                figure.text(*at, name, color=colour, weight="bold", va="bottom", transform=figure.transFigure)
+        ax.set_yticks(np.arange(len(table))[::-1], [human(name) for name in table.index])
+        ax.set(title=title, ylim=(-0.7, len(table) - 0.3))
+        ax.grid(False, axis="y")
+        if shares:
+            percent(ax.xaxis)
+    return figure
+
+
+def predicted_and_true(tests: dict[str, pd.DataFrame]) -> Figure:
+    """Density of predicted against true age, on a logarithmic scale, a panel for each network."""
+    figure, axes = plt.subplots(1, len(tests), figsize=(7, 3.5), sharex=True, sharey=True, squeeze=False)
+    look = {"gridsize": 40, "bins": "log", "cmap": "Blues", "mincnt": 1, "extent": (0, 100, 0, 100)}
+    for ax, (name, test) in zip(axes[0], tests.items(), strict=True):
+        ax.hexbin(test["age"], test["age_predicted"], **look)
+        ax.plot([0, 100], [0, 100], color=COLOURS[4], linewidth=1)
+        ax.set(title=name, xlabel="true age, years", ylabel="predicted age, years", aspect="equal")
+        ax.label_outer()
+    return figure
+
+
+def counts_by_age(ages: dict[str, pd.Series]) -> Figure:
+    """How many photos have each age, rounded: labels as bars, answers as lines named at the right."""
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    for number, (name, values) in enumerate(ages.items()):
+        counts = values.round().astype(int).value_counts().reindex(range(101), fill_value=0)
+        if name == "labels":
+            ax.bar(counts.index, counts, width=1, color="#cccccc", linewidth=0)
+        else:
+            ax.step(counts.index, counts, where="mid", color=NETWORK_COLOURS[name], linewidth=1.3)
+        ax.text(0.98, 0.9 - 0.11 * number, name, color=NETWORK_COLOURS[name], ha="right", transform=ax.transAxes)
+    ax.set(xlabel="age, years", ylabel="test photos", title="Ages as labelled and as predicted")
+    return figure
+
+
+def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
+    """Pictures, a row for each group, and beside each a map: how much hiding a part speaks against the answer.
+
+    Parameters
+    ----------
+    table : DataFrame
+        "maps" of ``faces.research.altered.worn_or_held``; all maps have one scale.
+    titles : sequence of str
+        One a row of the table.
+    """
+    rows = table["group"].nunique()
+    columns = 2 * len(table) // rows
+    figure, axes = plt.subplots(rows, columns, figsize=(7, 7 / columns * 1.25 * rows), squeeze=False)
+    maps = [np.frombuffer(row, np.float32) for row in table["drop"]]
+    most = max(np.abs(one).max() for one in maps)
+    for number, (content, one) in enumerate(zip(table["pixels"], maps, strict=True)):
+        face = np.frombuffer(content, np.uint8).reshape(64, 64, 3)
+        picture, beside = axes.flat[2 * number : 2 * number + 2]
+        picture.imshow(face)
+        picture.set_title(titles[number], size=8, weight="normal")
+        beside.imshow(face.mean(2), cmap="gray", vmin=-150, vmax=350, extent=(0, 1, 1, 0))
+        side = round(len(one) ** 0.5)
+        look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most, "alpha": 0.6, "extent": (0, 1, 1, 0)}
+        beside.imshow(one.reshape(side, side), interpolation="bilinear", **look)
+    for ax in axes.flat:
+        ax.axis("off")
+    return figure
