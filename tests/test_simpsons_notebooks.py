@@ -33,7 +33,7 @@ def test_plain_and_residual_focal_and_not_are_compared(executed):
     assert set(metrics["splits"]) == {"split by group", "random split", "of it, with a near copy in training"}
     assert set(metrics["f1_by_class"]) == {"female", "male"}
     assert metrics["f1"]["low"] <= metrics["f1"]["value"] <= metrics["f1"]["high"]
-    assert len(list((executed / "figures").glob("08_loss_*.png"))) == 1
+    assert len(list((executed / "figures").glob("09_loss_*.png"))) == 1
 
 
 def test_every_picture_of_the_folder_is_named_or_told(executed):
