@@ -1,4 +1,4 @@
-"""Notebooks 09 and 10, end to end on drawn people in class folders."""
+"""Notebooks 09 and 11, end to end on drawn people in class folders."""
 
 import json
 
@@ -18,7 +18,7 @@ def executed(tmp_path_factory):
     demo_run.run(home, "09")
     given = {"model": str(home / "artifacts" / "people"), "figures_dir": str(home / "figures")}
     given["output_parameters"] = {"out_inference_directory": str(home / "inference")}
-    notebooks.run_profile("demo", only=["10"], parameters=given, folder=home / "notebooks")
+    notebooks.run_profile("demo", only=["11"], parameters=given, folder=home / "notebooks")
     return home
 
 

@@ -10,7 +10,7 @@ from scipy.ndimage import laplace
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 FEW = 10  # groups of test photos below which a share says nothing
 
@@ -563,3 +563,50 @@ def find_max_subarray(values: Sequence[float]) -> tuple[int, int, float]:
         if best[1] == 0 or running > best[2]:
             best = (start, position + 1, running)
     return best
+
+
+# ------------------------------------------------------------------------------------------------ several classes
+
+
+def macro_scores(frame: pd.DataFrame, label: str, predicted: str) -> dict[str, float]:
+    """Accuracy, and precision, recall and F1 averaged over the classes that occur among the labels."""
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        frame[label], frame[predicted], labels=sorted(frame[label].unique()), average="macro", zero_division=0
+    )
+    accuracy = (frame[label] == frame[predicted]).mean()
+    return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
+
+
+def class_scores(
+    frame: pd.DataFrame, label: str, predicted: str, *, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Precision, recall and F1 of each class that occurs among the labels, and their unweighted means (``macro``).
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With ``group``.
+    label, predicted : str
+        Columns of the true and the predicted class; a prediction may be a class that no label has.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by class, ``macro`` last: photos, precision, recall, f1, and the 95 % interval of f1 (low, high),
+        bootstrapped by whole groups.
+    """
+    classes = sorted(frame[label].unique())
+    # What is predicted and never true is an error like any other: code -1.
+    truth, said = (pd.Categorical(frame[column], classes).codes for column in (label, predicted))
+    codes = range(len(classes))
+
+    def scores(weights: np.ndarray) -> dict[str, float]:
+        each = f1_score(truth, said, labels=codes, average=None, sample_weight=weights, zero_division=0)
+        each[np.bincount(truth, weights, len(classes)) == 0] = np.nan  # not drawn
+        return dict(zip(classes, each, strict=True)) | {"macro": np.nanmean(each)}
+
+    precision, recall, f1, photos = precision_recall_fscore_support(truth, said, labels=codes, zero_division=0)
+    table = pd.DataFrame({"photos": photos, "precision": precision, "recall": recall, "f1": f1}, index=classes)
+    table.loc["macro"] = [len(frame), precision.mean(), recall.mean(), f1.mean()]
+    drawn = resampled(frame, scores, resamples=resamples, seed=seed)
+    return table.astype({"photos": int}).join(drawn[["low", "high"]]).rename_axis(label)

@@ -574,3 +574,206 @@ def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
     for ax in axes.flat:
         ax.axis("off")
     return figure
+
+
+# ------------------------------------------------------------------------------------------------ cartoons, portraits
+
+
+def loss_in_parts(table: pd.DataFrame, parts: int, *, title: str = "") -> Figure:
+    """Training and validation loss in equal parts of the epochs, each on its own scale, and whole above them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        epoch, train_loss, val_loss.
+    """
+    pieces = [table.iloc[rows] for rows in np.array_split(np.arange(len(table)), min(parts, len(table)))]
+    figure = plt.figure(figsize=(7, 4.2))
+    cells = figure.add_gridspec(2, len(pieces), height_ratios=(1.4, 1))
+    axes = [figure.add_subplot(cells[0, :]), *(figure.add_subplot(cells[1, i]) for i in range(len(pieces)))]
+    for ax, part in zip(axes, [table, *pieces], strict=True):
+        for side, colour in (("train", COLOURS[1]), ("val", COLOURS[0])):
+            ax.plot(part["epoch"], part[f"{side}_loss"], color=colour, linewidth=1.6)
+        ax.xaxis.get_major_locator().set_params(integer=True, nbins=4 if ax is not axes[0] else 9)
+        ax.tick_params(labelsize=8 if ax is not axes[0] else 10)
+    axes[0].set(title=title, ylabel="loss")
+    for colour, side, place in ((COLOURS[1], "training (augmented pictures)", 0.97), (COLOURS[0], "validation", 0.85)):
+        axes[0].text(0.98, place, side, color=colour, ha="right", va="top", transform=axes[0].transAxes)
+    figure.supxlabel("epoch", fontsize=11)
+    return figure
+
+
+def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes, colours: dict | None = None) -> plt.Axes:
+    """A line of ``y`` over ``x`` for each value of ``by``, named at its end, names at least a line of text apart."""
+    ends, colours = {}, colours or {}
+    for number, (name, part) in enumerate(table.groupby(by, sort=False)):
+        colour = colours.setdefault(name, COLOURS[number % len(COLOURS)])
+        ax.plot(part[x], part[y], "o-", markersize=3, color=colour)
+        ends[name] = part[y].iloc[-1]
+    place, step = -np.inf, (table[y].max() - table[y].min()) / 12
+    for name in sorted(ends, key=ends.get):
+        place = max(ends[name], place + step)
+        ax.annotate(human(name), (table[x].max(), place), (6, 0), textcoords="offset points", va="center").set(
+            color=colours[name], fontsize=9
+        )
+    ax.set(xlabel=human(x))
+    return ax
+
+
+def confused(table: pd.DataFrame, *, ax: plt.Axes) -> plt.Axes:
+    """Counts of wrong answers, true class down and predicted class across; what never happens stays blank.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As from ``evaluation.confusion``.
+    """
+    wrong = table.where(~np.eye(len(table), dtype=bool), 0)
+    wrong.index, wrong.columns = wrong.index.map(human), wrong.columns.map(human)
+    words = wrong.map(lambda count: str(count) if count else "")
+    look = {"cmap": "Oranges", "vmin": 0, "vmax": max(1, wrong.to_numpy().max()) * 1.4, "cbar": False}
+    sns.heatmap(wrong, annot=words, fmt="", ax=ax, linewidths=1, linecolor="#eeeeee", annot_kws={"size": 9}, **look)
+    ax.tick_params(axis="x", rotation=60, labelsize=9)
+    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="y", rotation=0, labelsize=9)
+    ax.set(xlabel="predicted", ylabel="true")
+    return ax
+
+
+def row_panels(rows: dict[str, int], *, xlabel: str) -> tuple[Figure, dict[str, plt.Axes]]:
+    """A panel for each name, one above the other on one scale, as high as its number of rows needs."""
+    look = {"sharex": True, "squeeze": False, "height_ratios": list(rows.values())}
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7, 0.28 * sum(rows.values()) + 1.2), **look)
+    for ax, name in zip(axes[:, 0], rows, strict=True):
+        ax.set_title(human(name))
+        ax.grid(False, axis="y")
+    axes[-1, 0].set_xlabel(xlabel)
+    return figure, dict(zip(rows, axes[:, 0], strict=True))
+
+
+def focal_losses(gammas: Sequence[float]) -> Figure:
+    """Focal loss over the probability of the true class; with gamma 0 it is cross-entropy."""
+    p = np.linspace(0.02, 1, 99)
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    for colour, gamma in zip(COLOURS, gammas, strict=False):
+        loss = -np.log(p) * (1 - p) ** gamma
+        ax.plot(p, loss, color=colour)
+        at = np.abs(loss - 1.6).argmin()
+        ax.annotate(f"γ = {gamma:g}", (p[at], loss[at]), (6, 0), textcoords="offset points", color=colour, va="center")
+    ax.set(xlabel="probability of the true class", ylabel="loss")
+    return figure
+
+
+def abstaining(curves: dict[str, pd.DataFrame], points: dict[str, tuple[float, float]]) -> Figure:
+    """Risk over coverage, a line for each name, and on it the point (coverage, risk) of a threshold in use.
+
+    Parameters
+    ----------
+    curves : dict
+        Name -> table of ``evaluation.risk_coverage``.
+    """
+    figure, ax = plt.subplots(figsize=(7, 3))
+    for number, (name, curve) in enumerate(curves.items()):
+        ax.plot(curve["coverage"], curve["risk"], color=COLOURS[number])
+        ax.plot(*points[name], "o", color=COLOURS[number])
+        ax.text(0.02, 0.9 - 0.1 * number, human(name), color=COLOURS[number], transform=ax.transAxes)
+    ax.set(xlabel="coverage", ylabel="risk", title="Dots: at the threshold found on validation pictures")
+    shares(ax.xaxis, ax.yaxis)
+    return figure
+
+
+def shares(*axes: plt.Axis) -> None:
+    """Label the ticks of axes of shares in percent."""
+    for axis in axes:
+        axis.set_major_formatter(lambda share, _: f"{share:.0%}")
+
+
+def answer_sheet(
+    pictures: Sequence[np.ndarray], headings: Sequence[str], answers: Sequence[Sequence[tuple[str, str]]], credit: str
+) -> Figure:
+    """Portraits, two in a row, with what every model says of each written beside; only of people who agreed to it.
+
+    Parameters
+    ----------
+    answers : sequence of sequence of (model, answer)
+        Of each picture.
+    """
+    rows = -(-len(pictures) // 2)
+    lines = max(len(said) for said in answers) + 2
+    size, ratios = (7, rows * max(1.15, 0.145 * lines) + 0.2), (1, 1.45, 1, 1.45)
+    figure, axes = plt.subplots(rows, 4, figsize=size, squeeze=False, width_ratios=ratios)
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, (picture, heading, said) in enumerate(zip(pictures, headings, answers, strict=True)):
+        face, text = axes[number // 2, number % 2 * 2 : number % 2 * 2 + 2]
+        face.imshow(picture)
+        text.text(-0.06, 1, heading, va="top", fontsize=8, weight="bold", transform=text.transAxes)
+        for line, (model, answer) in enumerate(said, 1):
+            at = {"va": "top", "fontsize": 7.5, "transform": text.transAxes}
+            text.text(-0.06, 1 - line / (lines - 1), human(model), color=MUTED, **at)
+            text.text(1.06, 1 - line / (lines - 1), answer, ha="right", **at)
+    figure.text(0, 0, credit, fontsize=6.5, color=MUTED, va="top")
+    return figure
+
+
+def ages_with_intervals(table: pd.DataFrame) -> Figure:
+    """Predicted over reported age with each prediction interval; those that miss the reported age in another colour.
+
+    Parameters
+    ----------
+    table : DataFrame
+        age, predicted, low, high, covered.
+    """
+    figure, ax = plt.subplots(figsize=(7, 4))
+    known = table[table["age"].notna()]
+    for covered, colour, word in ((1, COLOURS[0], "interval holds the age"), (0, COLOURS[4], "interval misses it")):
+        part = known[known["covered"] == covered]
+        at = part["age"] + np.linspace(-0.35, 0.35, len(part)) if len(part) else part["age"]  # side by side
+        ax.vlines(at, part["low"], part["high"], color=colour, alpha=0.35, linewidth=1)
+        ax.plot(at, part["predicted"], "o", markersize=3, color=colour)
+        ax.text(0.02, 0.93 - 0.08 * (1 - covered), word, color=colour, transform=ax.transAxes)
+    ends = [known["age"].min() - 1, known["age"].max() + 1]
+    ax.plot(ends, ends, color=MUTED, linewidth=1)
+    ax.set(xlabel="reported age, years", ylabel="predicted age, years")
+    return figure
+
+
+def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str], ylabel: str) -> Figure:
+    """Mean errors with their intervals as bands, a panel for each title, a line for each model.
+
+    Parameters
+    ----------
+    tables : dict
+        Title -> table with ``model``, ``value``, ``mean``, ``low``, ``high``.
+    labels : dict
+        Title -> label of the horizontal axis.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(7, 3.2), sharey=True, squeeze=False)
+    for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+        for number, (model, part) in enumerate(table.sort_values("value").groupby("model", sort=False)):
+            ax.plot(part["value"], part["mean"], "o-", markersize=4, color=COLOURS[number])
+            ax.fill_between(part["value"], part["low"], part["high"], color=COLOURS[number], alpha=0.15, linewidth=0)
+            if ax is axes[0, 0]:
+                ax.text(0.03, 0.93 - 0.09 * number, human(model), color=COLOURS[number], transform=ax.transAxes, size=9)
+        ax.set(title=title, xlabel=labels[title])
+    axes[0, 0].set(ylabel=ylabel)
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(min(0, low), high * 1.35)
+    return figure
+
+
+def interval_columns(panels: dict[str, pd.DataFrame]) -> Figure:
+    """Dots with intervals, a panel side by side for each title, of the same groups; numbers in brackets.
+
+    Parameters
+    ----------
+    panels : dict
+        Title -> as for ``intervals``.
+    """
+    most = max(len(table) for table in panels.values())
+    figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.34 * most + 1.1), sharey=True, squeeze=False)
+    for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
+        intervals(table, xlabel=title, ax=ax)
+        if table["high"].max() <= 1:
+            shares(ax.xaxis)
+    return figure

@@ -225,6 +225,6 @@ def test_paths_are_meant_from_where_the_notebook_was_started(tmp_path, monkeypat
 def test_notebook_09_says_what_is_wrong_with_its_folder(tmp_path, folder, given, message):
     (tmp_path / "empty").mkdir()
     parameters = {"pictures_dir": given, "model": str(folder), "figures_dir": str(tmp_path)}
-    [path] = notebooks.find(["10"])
+    [path] = notebooks.find(["11"])
     with pytest.raises(papermill.PapermillExecutionError, match=message):
         papermill.execute_notebook(str(path), None, parameters, cwd=str(tmp_path), progress_bar=False)

@@ -1,0 +1,237 @@
+"""Steps of the notebook on portraits from elsewhere: exported models are asked about photos as a user's would be."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from faces import finding, images, predict
+from faces.research import data, evaluation
+
+SHOWN = Path(__file__).resolve().parents[2] / "samples"  # photos of people who agreed to be shown
+CREDIT = "Portraits: DeBruine and Jones, Face Research Lab London Set, doi 10.6084/m9.figshare.5047666.v5, CC BY 4.0"
+AS_TAKEN = "as taken"
+SHARES = ("right", "covered", "turned")
+NAMES = {
+    "gender_mobilenet_v2": "MobileNetV2",
+    "gender_mobilenet_v2_int8": "MobileNetV2, 8 bits",
+    "gender_cnn": "64×64 network",
+    "gender_cnn_plus": "64×64 network, improved",
+    "age_mobilenet_v2": "MobileNetV2 for age",
+    "age_mobilenet_v2_int8": "MobileNetV2 for age, 8 bits",
+    "age_resnet50": "ResNet50 for age",
+    "glasses_cnn": "glasses network",
+    "faces_mobilenet_v1": "one network (MobileNetV1)",
+}
+
+
+def people(roots: Sequence[str | Path]) -> pd.DataFrame:
+    """Labelled photos of folders, readable ones: photo (a number), person, expression, gender, age, ethnicity.
+
+    ``file`` is the path below ``samples`` of photos that lie there and may be shown, otherwise missing.
+    """
+    found = data.usable(data.scan(data.read(list(roots)))).reset_index(drop=True)
+    if "ethnicity" not in found and "race" in found:
+        found["ethnicity"] = found["race"]
+    for column in ("person", "expression", "gender", "age", "ethnicity", "glasses"):
+        found[column] = found.get(column)
+    found["person"] = found["person"].fillna(found.index.to_series().astype(str))
+    paths = [Path(path).resolve() for path in found["path"]]
+    found["file"] = [str(p.relative_to(SHOWN)) if p.is_relative_to(SHOWN) else None for p in paths]
+    found["age"] = found["age"].astype(float)
+    columns = ["path", "file", "source", "person", "expression", "gender", "age", "ethnicity", "glasses"]
+    return found[columns].assign(photo=range(len(found)))
+
+
+def ask(
+    photos: pd.DataFrame, *, models: Sequence[str], margins: Sequence[float] = (), sides: Sequence[int] = ()
+) -> pd.DataFrame:
+    """Answers of exported models to the largest face of each photo, and to altered copies.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Names of model folders; each answers for all its heads.
+    margins : sequence of float
+        Factors on the side of the square that is cut out around the face.
+    sides : sequence of int
+        Long sides in pixels to which whole photos are scaled down before a face is looked for.
+
+    Returns
+    -------
+    DataFrame
+        photo, variant, model, task, label and probability of the likeliest class, or age, low and high; ``face``
+        is the side of the face in pixels, missing where none was found and the central square was taken.
+    """
+    loaded = [predict.Model(name) for name in models]
+    detector = finding.Detector(predict.ARTIFACTS / "face_finder")
+    variants = [AS_TAKEN, *(f"margin {m:g}" for m in margins), *(f"side {side}" for side in sides)]
+    rows = []
+    for variant in variants:
+        kind, _, number = variant.partition(" ")
+        cut = {
+            model.frame: [_square(path, model.frame, detector, kind, number) for path in photos["path"]]
+            for model in loaded
+        }
+        for model in loaded:
+            squares = np.stack([square for square, _ in cut[model.frame]])
+            faces = [side for _, side in cut[model.frame]]
+            for task, classes, answers in _heads(model, squares):
+                table = pd.DataFrame({"photo": photos["photo"], "face": faces})
+                if classes:
+                    best = answers.argmax(1)
+                    table["label"], table["probability"] = np.array(classes, object)[best], answers.max(1)
+                else:
+                    table[["predicted", "low", "high"]] = answers
+                rows.append(table.assign(variant=variant, model=model.name, task=task))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _square(path: str, frame: images.Frame, detector: finding.Detector, kind: str, number: str):
+    """The square of the largest face as a model sees it, and the face's side."""
+    source: str | io.BytesIO = path
+    if kind == "side":
+        source, picture = io.BytesIO(), images.open_rgb(path)
+        picture.thumbnail((int(number), int(number)))
+        picture.save(source, "JPEG", quality=92)
+    if kind == "margin":
+        picture = images.open_rgb(path)
+        found = detector.find(picture)
+        if found:
+            left, top, right, bottom = finding.margin(found[0])
+            reach = (right - left) * (float(number) - 1) / 2
+            box = (left - reach, top - reach, right + reach, bottom + reach)
+            return np.asarray(finding.cut(picture, box, frame.size)), found[0].side
+    found, squares = finding.look(source, [frame], detector)
+    if not squares:
+        return images.decode(source, *frame), np.nan
+    return squares[0][0], found[0].side if found[0] else np.nan
+
+
+def _heads(model: predict.Model, squares: np.ndarray, batch: int = 32):
+    """(task, its classes or none, answers) of each head of a model."""
+    parts = [squares[start : start + batch] for start in range(0, len(squares), batch)]
+    if hasattr(model, "heads"):
+        answers = [model.answers(part) for part in parts]
+        for name, head in model.heads.items():
+            yield _task(head.classes), head.classes, np.concatenate([part[name] for part in answers])
+    else:
+        yield _task(model.classes), model.classes, np.concatenate([model.run(part) for part in parts])
+
+
+def _task(classes: Sequence[str]) -> str:
+    known = {
+        frozenset({"female", "male"}): "gender",
+        frozenset({"glasses", "no_glasses"}): "glasses",
+        frozenset(): "age",
+    }
+    return known.get(frozenset(classes), "other")
+
+
+def judged(answers: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
+    """Answers beside labels: ``right`` of classes; ``error`` (less the true age), ``absolute``, ``covered`` of ages."""
+    table = answers.merge(photos.drop(columns="path", errors="ignore"), on="photo")
+    truth = table["gender"].where(table["task"] == "gender", table["glasses"])
+    table["right"] = (table["label"] == truth).astype(float).where(truth.notna() & (table["task"] != "age"))
+    table["error"] = table["predicted"] - table["age"]
+    table["absolute"] = table["error"].abs()
+    inside = table["age"].between(table["low"], table["high"]).astype(float)
+    return table.assign(covered=inside.where(table["error"].notna()))
+
+
+def means(table: pd.DataFrame, by: str | list[str], column: str) -> pd.DataFrame:
+    """Mean of a column for each value of ``by`` with its 95 % interval, drawn by people, and their number.
+
+    Shares on which all agree have Wilson's interval; one person has none.
+    """
+    rows = {}
+    for value, part in table[table[column].notna()].groupby(by, sort=False):
+        values = part[column].astype(bool if column in SHARES else float)
+        mean, low, high = evaluation.bootstrap(values, part["person"])
+        if part["person"].nunique() == 1:
+            low = high = np.nan
+        rows[value] = [part["person"].nunique(), len(part), mean, low, high]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["people", "photos", "mean", "low", "high"])
+    return table.set_index(pd.MultiIndex.from_tuples(table.index, names=by)) if isinstance(by, list) else table
+
+
+def against_first(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean of a column of each model less that of the first, on the same photos, with its paired 95 % interval."""
+    wide = table.pivot(index=["photo", "person"], columns="model", values=column)[list(table["model"].unique())]
+    apart = wide.iloc[:, 1:].sub(wide.iloc[:, 0], axis=0).melt(ignore_index=False, value_name="apart").reset_index()
+    return means(apart, "model", "apart")
+
+
+def moved(table: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """What answers to altered copies differ by from those to the photos as taken: ``turned`` classes, ``by`` years."""
+    before = kept[["photo", "model", "task", "label", "predicted"]]
+    both = table.merge(before, on=["photo", "model", "task"], suffixes=("", "_before"))
+    turned = (both["label"] != both["label_before"]).astype(float).where(both["task"] != "age")
+    return both.assign(turned=turned, by=both["predicted"] - both["predicted_before"])
+
+
+def between_expressions(kept: pd.DataFrame) -> pd.DataFrame:
+    """Answers to the smiling photo of each person beside those to the neutral one, as ``moved`` has them."""
+    wide = dict(list(kept.groupby("expression")))
+    if not {"neutral", "smiling"} <= set(wide):
+        return kept.iloc[:0].assign(turned=np.nan, by=np.nan)
+    before = wide["neutral"][["person", "model", "task", "label", "predicted"]]
+    both = wide["smiling"].merge(before, on=["person", "model", "task"], suffixes=("", "_before"))
+    turned = (both["label"] != both["label_before"]).astype(float).where(both["task"] != "age")
+    return both.assign(turned=turned, by=both["predicted"] - both["predicted_before"])
+
+
+def told(table: pd.DataFrame, form: str) -> pd.DataFrame:
+    """Means with their intervals as words, in ``mean``; ``form`` is how a number is written, e.g. {:.1%}."""
+    words = [f"{form} ({form} to {form})".format(*row) for row in table[["mean", "low", "high"]].to_numpy()]
+    return table[["people", "photos"]].assign(mean=words)
+
+
+def sheet(some: pd.DataFrame, answers: pd.DataFrame, size: int = 96) -> tuple[list, list, list]:
+    """Pictures, headings and answers of some photos for ``plots.answer_sheet``, in their order."""
+    pictures, headings, said = [], [], []
+    for row in some.to_dict("records"):
+        picture = images.open_rgb(row["path"] if isinstance(row.get("path"), str) else SHOWN / row["file"])
+        if row["file"]:  # portraits with much around the head
+            width, height = picture.size
+            picture = picture.crop((0.14 * width, 0.06 * height, 0.86 * width, 0.78 * height))
+        pictures.append(np.asarray(images.square(picture, size)))
+        about = [row["gender"], "" if pd.isna(row["age"]) else f"{row['age']:.0f}", row["expression"]]
+        headings.append(", ".join(str(part) for part in about if part))
+        rows = answers[answers["photo"] == row["photo"]]
+        order = rows["model"].map({name: place for place, name in enumerate(answers["model"].unique())})
+        said.append([in_words(one) for one in rows.loc[order.sort_values(kind="stable").index].to_dict("records")])
+    return pictures, headings, said
+
+
+def in_words(row: dict) -> tuple[str, str]:
+    """The model and its answer to one photo."""
+    if row["task"] == "age":
+        return row["model"], f"{row['predicted']:.0f} ({row['low']:.0f}–{row['high']:.0f})"
+    return row["model"], f"{row['label'].replace('_', ' ')} {row['probability']:.0%}"
+
+
+def browse(photos: pd.DataFrame, answers: pd.DataFrame, most: int = 24) -> None:
+    """A slider for the confidence from which a class is answered; shows the answers that are wrong above it."""
+    import ipywidgets
+    from matplotlib import pyplot as plt
+
+    from faces.research import plots
+
+    known = answers[answers["right"].notna()]
+
+    def show(threshold: float) -> None:
+        kept = known[known["probability"] >= threshold]
+        wrong = kept[kept["right"] == 0].sort_values("probability", ascending=False)
+        print(f"{len(kept)} of {len(known)} answered, {len(wrong)} of them wrong")
+        rows = photos.set_index("photo").loc[wrong["photo"].head(most)]
+        if len(rows):
+            titles = [f"{row.label} {row.probability:.0%}" for row in wrong.head(most).itertuples()]
+            plots.grid([images.decode(path, 96) for path in rows["path"]], titles)
+            plt.show()
+
+    ipywidgets.interact(show, threshold=ipywidgets.FloatSlider(value=0.5, min=0.5, max=1.0, step=0.01))
