@@ -578,6 +578,8 @@ def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
 
 # ------------------------------------------------------------------------------------------------ cartoons, portraits
 
+NAMES |= {"color6": "six in colour", "gray14": "fourteen in grey"}
+
 
 def loss_in_parts(table: pd.DataFrame, parts: int, *, title: str = "") -> Figure:
     """Training and validation loss in equal parts of the epochs, each on its own scale, and whole above them.
@@ -620,7 +622,7 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes, colours
     return ax
 
 
-def confused(table: pd.DataFrame, *, ax: plt.Axes) -> plt.Axes:
+def confused(table: pd.DataFrame) -> Figure:
     """Counts of wrong answers, true class down and predicted class across; what never happens stays blank.
 
     Parameters
@@ -632,12 +634,44 @@ def confused(table: pd.DataFrame, *, ax: plt.Axes) -> plt.Axes:
     wrong.index, wrong.columns = wrong.index.map(human), wrong.columns.map(human)
     words = wrong.map(lambda count: str(count) if count else "")
     look = {"cmap": "Oranges", "vmin": 0, "vmax": max(1, wrong.to_numpy().max()) * 1.4, "cbar": False}
+    side = 1.6 + 0.36 * len(table)
+    figure, ax = plt.subplots(figsize=(min(7, side + 1.4), side))
     sns.heatmap(wrong, annot=words, fmt="", ax=ax, linewidths=1, linecolor="#eeeeee", annot_kws={"size": 9}, **look)
     ax.tick_params(axis="x", rotation=60, labelsize=9)
     plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
     ax.tick_params(axis="y", rotation=0, labelsize=9)
     ax.set(xlabel="predicted", ylabel="true")
-    return ax
+    return figure
+
+
+def dots(columns: dict[str, pd.Series], *, xlabel: str) -> Figure:
+    """A dot for each row, a panel side by side on one scale for each title; the first row is on top."""
+    figure, axes = plt.subplots(1, len(columns), figsize=(7, 3.4), sharey=True, sharex=True, squeeze=False)
+    left = min(values.min() for values in columns.values()) - 0.02
+    for ax, (title, values) in zip(axes[0], columns.items(), strict=True):
+        ax.hlines(values.index[::-1], left, values[::-1], color="#dddddd")
+        ax.plot(values[::-1], values.index[::-1], "o", color=COLOURS[0])
+        ax.set(title=human(title), xlabel=xlabel)
+        ax.grid(False, axis="y")
+    return figure
+
+
+def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Share of right answers by the size of the picture on a plain background, a panel for each title.
+
+    Parameters
+    ----------
+    tables : dict
+        Title -> table with ``background``, ``scale`` and ``right``.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(7, 2.8), sharey=True, squeeze=False)
+    for ax, (title, said) in zip(axes[0], tables.items(), strict=True):
+        table = said.groupby(["background", "scale"], as_index=False)["right"].mean()
+        lines(table, "scale", "right", "background", ax=ax, colours={"white": COLOURS[4], "black": INK})
+        ax.set(title=human(title), xlabel="side of picture over side of square", ylim=(0, 1))
+        shares(ax.xaxis, ax.yaxis)
+    axes[0, 0].set_ylabel("right")
+    return figure
 
 
 def row_panels(rows: dict[str, int], *, xlabel: str) -> tuple[Figure, dict[str, plt.Axes]]:

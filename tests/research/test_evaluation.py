@@ -264,3 +264,25 @@ def test_resampling_draws_whole_groups():
     seen = []
     evaluation.resampled(frame, lambda weights: seen.append(tuple(weights)) or {"n": weights.sum()}, resamples=50)
     assert all(w[0] == w[1] and w[2] == w[3] and sum(w) == 4 for w in seen) and len(set(seen)) == 3
+
+
+def test_a_predicted_class_that_no_label_has_counts_as_an_error():
+    frame = pd.DataFrame({"label": list("aaaabbbb"), "said": list("aaazbbbz"), "group": range(8)})
+    table = evaluation.class_scores(frame, "label", "said", resamples=200)
+    assert table.loc["macro", "f1"] == pytest.approx(6 / 7)  # of a and of b: 3 found, 1 missed, none wrongly
+    assert list(table.index) == ["a", "b", "macro"] and table["photos"].tolist() == [4, 4, 8]
+    assert (table["low"] <= table["f1"]).all() and (table["f1"] <= table["high"]).all()
+    assert evaluation.macro_scores(frame, "label", "said")["f1"] == pytest.approx(6 / 7)
+
+
+def test_intervals_of_f1_are_drawn_by_groups():
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"label": draw.choice(list("abc"), 60), "group": 0})
+    frame["said"] = np.where(draw.random(60) < 0.7, frame["label"], draw.choice(list("abcz"), 60))
+    # One group: every draw is the whole table, so that both ends are scikit-learn's figure.
+    together = evaluation.class_scores(frame, "label", "said", resamples=5)
+    each = metrics.f1_score(frame["label"], frame["said"], labels=list("abc"), average=None)
+    assert together.drop("macro")[["f1", "low", "high"]].to_numpy() == pytest.approx(np.stack([each] * 3, 1))
+    assert together.loc["macro", ["f1", "low", "high"]].tolist() == pytest.approx([each.mean()] * 3)
+    alone = evaluation.class_scores(frame.assign(group=range(60)), "label", "said", resamples=200)
+    assert alone.loc["macro", "low"] < alone.loc["macro", "f1"] < alone.loc["macro", "high"]
