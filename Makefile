@@ -53,7 +53,7 @@ train: $(VENV)/.full
 
 train-simpsons: CONFIG ?= configs/simpsons.yaml
 train-simpsons: $(VENV)/.full
-	$(BIN)/python -m faces.configured $(call quoted,$(CONFIG))
+	$(BIN)/python -m faces.research.experiments $(call quoted,$(CONFIG))
 
 lab: $(VENV)/.full
 	$(BIN)/jupyter lab notebooks --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate

@@ -273,7 +273,8 @@ def run_profile(
     blocks, notebooks, parameters = read_profile(profile), find(only), parameters or {}
     declared = {notebook: parameters_of(notebook) for notebook in notebooks}
     if data and not only:
-        notebooks = [notebook for notebook in notebooks if "data_dirs" in declared[notebook]]
+        faces = [n for n, names in declared.items() if "data_dirs" in names and "pictures_dir" not in names]
+        notebooks = [notebook for notebook in notebooks if notebook in faces]
     for name in parameters:
         if not any(name in names for names in declared.values()):
             known = sorted(set().union(*declared.values()))

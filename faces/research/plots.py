@@ -667,7 +667,11 @@ def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
     figure, axes = plt.subplots(1, len(tables), figsize=(7, 2.8), sharey=True, squeeze=False)
     for ax, (title, said) in zip(axes[0], tables.items(), strict=True):
         table = said.groupby(["background", "scale"], as_index=False)["right"].mean()
-        lines(table, "scale", "right", "background", ax=ax, colours={"white": COLOURS[4], "black": INK})
+        for name, part in table.groupby("background"):
+            colour = {"white": COLOURS[4], "black": INK}[name]
+            ax.plot(part["scale"], part["right"], "o-", markersize=4, color=colour)
+            at = (part["scale"].iloc[0], part["right"].iloc[0])
+            ax.annotate(f"on {name}", at, (0, 12 if name == "black" else -18), textcoords="offset points", color=colour)
         ax.set(title=human(title), xlabel="side of picture over side of square", ylim=(0, 1))
         shares(ax.xaxis, ax.yaxis)
     axes[0, 0].set_ylabel("right")
@@ -692,8 +696,8 @@ def focal_losses(gammas: Sequence[float]) -> Figure:
     for colour, gamma in zip(COLOURS, gammas, strict=False):
         loss = -np.log(p) * (1 - p) ** gamma
         ax.plot(p, loss, color=colour)
-        at = np.abs(loss - 1.6).argmin()
-        ax.annotate(f"γ = {gamma:g}", (p[at], loss[at]), (6, 0), textcoords="offset points", color=colour, va="center")
+        name = f"γ = {gamma:g}" + " (cross-entropy)" * (gamma == 0)
+        ax.text(0.98, 0.88 - 0.12 * list(gammas).index(gamma), name, color=colour, ha="right", transform=ax.transAxes)
     ax.set(xlabel="probability of the true class", ylabel="loss")
     return figure
 

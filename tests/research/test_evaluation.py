@@ -286,3 +286,15 @@ def test_intervals_of_f1_are_drawn_by_groups():
     assert together.loc["macro", ["f1", "low", "high"]].tolist() == pytest.approx([each.mean()] * 3)
     alone = evaluation.class_scores(frame.assign(group=range(60)), "label", "said", resamples=200)
     assert alone.loc["macro", "low"] < alone.loc["macro", "f1"] < alone.loc["macro", "high"]
+
+
+def test_the_difference_of_two_f1_is_paired():
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame({"label": draw.choice(list("ab"), 80), "group": np.arange(80) // 2})
+    one = rows.assign(said=np.where(draw.random(80) < 0.6, rows["label"], "a"))
+    table = evaluation.f1_against({"one": one, "same": one}, "label", "said", resamples=50)
+    assert table.loc["same − one", ["value", "low", "high"]].tolist() == [0, 0, 0]
+    table = evaluation.f1_against({"one": one, "right": rows.assign(said=rows["label"])}, "label", "said", resamples=50)
+    assert table.loc["right", "value"] == 1 and table.loc["right − one", "low"] > 0
+    with pytest.raises(ValueError, match="another order"):
+        evaluation.f1_against({"one": one, "other": one[::-1]}, "label", "said")

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 import yaml
 
@@ -218,13 +217,3 @@ def test_paths_are_meant_from_where_the_notebook_was_started(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert notebooks.at_root("mine", "figures") == [str(tmp_path / "mine"), "figures"]
     assert Path.cwd() == notebooks.ROOT
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("given", "message"), [("empty", "no picture in .*empty"), ("gone", "no such folder: gone")])
-def test_notebook_09_says_what_is_wrong_with_its_folder(tmp_path, folder, given, message):
-    (tmp_path / "empty").mkdir()
-    parameters = {"pictures_dir": given, "model": str(folder), "figures_dir": str(tmp_path)}
-    [path] = notebooks.find(["11"])
-    with pytest.raises(papermill.PapermillExecutionError, match=message):
-        papermill.execute_notebook(str(path), None, parameters, cwd=str(tmp_path), progress_bar=False)
