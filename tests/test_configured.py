@@ -13,7 +13,6 @@ from seeds import SEED
 
 from faces import batches, configured, predict, recipes, training
 from faces.research import demo, evaluation
-from faces.research.notebooks import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +39,6 @@ def config(pictures, tmp_path):
     path = tmp_path / "people.yaml"
     path.write_text(yaml.safe_dump(sections))
     return path
-
-
-@pytest.mark.parametrize("name", ["simpsons", "simpsons_gray14"])
-def test_the_published_files_are_good(name):
-    chosen = configured.read(ROOT / "configs" / f"{name}.yaml")
-    assert chosen.training.num_epochs >= 10 and chosen.model.dropout_rate < 1
 
 
 @pytest.mark.slow
