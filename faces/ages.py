@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import nn
 from faces import batches, export, losses, models, recipes, training
 from faces.hints import Pupil
 from faces.research import data, evaluation
+from faces.research.evaluation import find_max_subarray as find_max_subarray
 
 OLDEST = 116  # years, the oldest that UTKFace labels
 BINS = OLDEST + 1  # one a year, from 0
@@ -522,27 +523,6 @@ def excess_by_age(frame: pd.DataFrame) -> pd.Series:
     """Mean absolute error of each year of age less that of all photos, 0 for years without photos; from age 0 on."""
     by_age = frame.groupby(frame["age"].astype(int))["absolute"].mean() - frame["absolute"].mean()
     return by_age.reindex(range(int(frame["age"].max()) + 1), fill_value=0.0)
-
-
-def find_max_subarray(values: Sequence[float]) -> tuple[int, int, float]:
-    """The contiguous part of a sequence with the largest sum, in linear time (Kadane; Bentley, 1984).
-
-    Returns
-    -------
-    (start, stop, sum) of ``values[start:stop]``: the first and shortest of equals, never empty unless ``values`` is,
-    which gives (0, 0, 0.0).
-
-    >>> find_max_subarray([1, -3, 4, -1, 2, -5])
-    (2, 5, 5.0)
-    """
-    best, start, running = (0, 0, 0.0), 0, 0.0
-    for position, value in enumerate(values):
-        if running <= 0:
-            start, running = position, 0.0
-        running += float(value)
-        if best[1] == 0 or running > best[2]:
-            best = (start, position + 1, running)
-    return best
 
 
 def load(folder: str | os.PathLike, recipe: Recipe) -> models.Finetuned:

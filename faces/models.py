@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,23 +19,7 @@ from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 from torchvision.models import resnet18 as torchvision_resnet18
 from torchvision.models import resnet50 as torchvision_resnet50
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class WeightsError(OSError):
-    """Pretrained weights could not be had; says from where they can."""
-
-
-class Standardize(nn.Module):
-    """(x - mean) / std per channel, as the first layer, so that it travels with the weights and into the export."""
-
-    def __init__(self, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.std
+from faces.research.backbones import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Standardize, WeightsError, _quicken
 
 
 def gender_cnn(
@@ -65,22 +48,10 @@ def gender_cnn(
     ------
     ValueError : images of ``size`` pixels are too small for so many poolings.
     """
-    layers: list[nn.Module] = [Standardize()] if standardize else []
-    channels, side = 3, size
-    for width in widths:
-        layers.append(nn.Conv2d(channels, width, 3, padding=padding, bias=not batch_norm))
-        layers.append(nn.MaxPool2d(3, 3))
-        if batch_norm:
-            layers.append(nn.BatchNorm2d(width))
-        layers.append(nn.ReLU())
-        if dropout2d:
-            layers.append(nn.Dropout2d(dropout2d))
-        channels, side = width, (side - 2 + 2 * padding) // 3
-    if side < 1:
-        raise ValueError(f"{size} pixels are too few for {len(widths)} poolings by three")
-    layers += [nn.Flatten(), nn.Linear(channels * side * side, hidden), nn.ReLU(), nn.Dropout(dropout)]
-    layers.append(nn.Linear(hidden, classes))
-    return nn.Sequential(*layers)
+    options = {"widths": widths, "hidden": hidden, "dropout2d": dropout2d, "standardize": standardize}
+    options |= {"batch_norm": batch_norm, "padding": padding}
+    features, width = BACKBONES["gender_cnn"](size=size, imagenet=False, **options)
+    return nn.Sequential(*features, nn.Dropout(dropout), nn.Linear(width, classes))
 
 
 def plain_cnn(outputs: int = 1, *, size: int = 96, dropout: float = 0.0) -> nn.Sequential:
@@ -93,16 +64,8 @@ def plain_cnn(outputs: int = 1, *, size: int = 96, dropout: float = 0.0) -> nn.S
     ------
     ValueError : images of ``size`` pixels are too small for four poolings.
     """
-    layers: list[nn.Module] = []
-    channels, side = 3, size
-    for width in (32, 64, 128, 128):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
-        channels, side = width, side // 2
-    if side < 1:
-        raise ValueError(f"{size} pixels are too few for four poolings by two")
-    layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * side * side, 256), nn.ReLU()]
-    layers += [nn.Dropout(dropout), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, outputs)]
-    return nn.Sequential(*layers)
+    features, width = BACKBONES["plain_cnn"](size=size, imagenet=False, dropout=dropout)
+    return nn.Sequential(*features, nn.Linear(width, outputs))
 
 
 def cartoon_cnn(classes: int, *, dropout: float = 0.25) -> nn.Sequential:
@@ -111,29 +74,8 @@ def cartoon_cnn(classes: int, *, dropout: float = 0.25) -> nn.Sequential:
     Six blocks of conv 3×3 (padding 1, with bias), ReLU, MaxPool 2 and BatchNorm, channels 3-16-32-64-128-256-512;
     flatten; dense 512→120→84 with ReLU, dropout, →classes. All layers are registered, so ``to(device)`` moves them.
     """
-    layers: list[nn.Module] = []
-    channels = 3
-    for width in (16, 32, 64, 128, 256, 512):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(width)]
-        channels = width
-    layers += [nn.Flatten(), nn.Linear(512, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(84, classes))
-
-
-class Residual(nn.Module):
-    """x + f(x) for two convolutions f; the identity at first, since the last BatchNorm of f starts at 0."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.branch = nn.Sequential(_conv(channels, channels), _conv(channels, channels))
-        nn.init.zeros_(self.branch[-1][1].weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.branch(x)
-
-
-def _conv(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    features, width = BACKBONES["cartoon_cnn"](size=64, imagenet=False)
+    return nn.Sequential(*features, nn.Dropout(dropout), nn.Linear(width, classes))
 
 
 def small_resnet(outputs: int, *, width: int = 32, depth: int = 1, dropout: float = 0.0) -> nn.Sequential:
@@ -144,12 +86,8 @@ def small_resnet(outputs: int, *, width: int = 32, depth: int = 1, dropout: floa
     ResNets of the DAWNBench contest (Page, 2018). With ``width`` 32 it has 1.6 million weights, with 8 a hundred
     thousand.
     """
-    layers: list[nn.Module] = [Standardize(), _conv(3, width, 2)]
-    for stage, channels in enumerate((2 * width, 4 * width, 8 * width)):
-        layers += [_conv(channels // 2, channels), nn.MaxPool2d(2)]
-        layers += [Residual(channels) for _ in range(depth if stage != 1 else 0)]
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * width, outputs)]
-    return nn.Sequential(*layers)
+    features, channels = BACKBONES["small_resnet"](size=64, imagenet=False, width=width, depth=depth)
+    return nn.Sequential(*features, nn.Dropout(dropout), nn.Linear(channels, outputs))
 
 
 class Mirrored(nn.Sequential):
@@ -162,18 +100,6 @@ class Mirrored(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (super().forward(x) + super().forward(x.flip(3))) / 2
-
-
-@torch.no_grad()
-def see_grey(network: nn.Module) -> None:
-    """Have a network that learnt from grey pictures see colours as the grey that they make, in place.
-
-    On grey pictures nothing changes: the first convolution's three kernels become shares of their sum, the shares of
-    red, green and blue in the brightness of a picture (ITU-R BT.601, as Pillow's mode L has them).
-    """
-    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    shares = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1).to(first.weight)
-    first.weight.copy_(first.weight.sum(1, keepdim=True) * shares)
 
 
 class Finetuned(nn.Module):
@@ -318,48 +244,6 @@ def save_weights(model: nn.Module, folder: str | os.PathLike) -> Path:
     save_file(tensors, partial)
     partial.replace(folder / "weights.safetensors")
     return folder
-
-
-class _StridedDepthwise(nn.Conv2d):
-    """A depthwise convolution of stride 2 whose gradients are computed at stride 1.
-
-    oneDNN has a quick kernel for the backward pass of depthwise convolutions at stride 1 only; at stride 2 its
-    reference code takes more than half of the time of training MobileNetV2. The gradient at stride 2 is the
-    one at stride 1 of an output gradient with zeros in between.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().forward(x)
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        return _StridedGradients.apply(x.to(dtype), self.weight.to(dtype))
-
-
-class _StridedGradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, None, 2, 1, 1, x.shape[1])
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        spread = torch.zeros_like(x)
-        spread[:, :, ::2, ::2] = gradient
-        one, wanted = [1, 1], [*ctx.needs_input_grad, False]
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            spread, x, weight, None, one, one, one, False, [0, 0], x.shape[1], wanted
-        )
-        return of_x, of_weight
-
-
-def _quicken(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels:
-            same = (module.stride, module.kernel_size, module.padding, module.bias) == ((2, 2), (3, 3), (1, 1), None)
-            if same and module.dilation == (1, 1) and module.padding_mode == "zeros":
-                # The same weights under the same names, only another way to their gradients.
-                module.__class__ = _StridedDepthwise
 
 
 def parameter_count(model: nn.Module, *, trainable: bool = False) -> int:

@@ -9,6 +9,7 @@ from torch import nn
 
 from faces import models
 from faces.models import Standardize, gender_cnn, parameter_count
+from faces.research import backbones
 
 EXTRAS = {"standardize": True, "batch_norm": True, "padding": 1}
 
@@ -167,9 +168,9 @@ def test_quick_gradients_are_the_usual_ones(size):
     model.dropout.p = 0
     usual = copy.deepcopy(model)
     for module in usual.modules():
-        if isinstance(module, models._StridedDepthwise):
+        if isinstance(module, backbones._QuickConv):
             module.__class__ = nn.Conv2d
-    strided = [module for module in model.modules() if isinstance(module, models._StridedDepthwise)]
+    strided = [module for module in model.modules() if isinstance(module, backbones._QuickConv)]
     assert len(strided) == 4
     x = torch.rand(3, 3, size, size)
     for network in (model, usual):
@@ -282,10 +283,10 @@ def test_the_small_resnet_scales_and_begins_as_its_skeleton(width, weights):
     assert not torch.allclose(double(x), model(x), atol=1e-6)
     shades = torch.rand(2, 1, 64, 64).expand(2, 3, 64, 64)
     before, coloured = model(shades), model(x)
-    models.see_grey(model)
+    backbones.accept_colour(model)
     assert torch.allclose(model(shades), before, atol=1e-5) and not torch.allclose(model(x), coloured, atol=1e-5)
     brightness = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     assert torch.allclose(model(x), model(brightness.expand_as(x)), atol=1e-5)
-    block = models.Residual(8).eval()
+    block = backbones.Residual(8).eval()
     x = torch.randn(1, 8, 4, 4)
     assert torch.equal(block(x), x)
