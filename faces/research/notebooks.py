@@ -169,9 +169,10 @@ def execute_from_results(notebook: Path, folder: Path):
 
     executed = nbformat.read(run(notebook, {"data_dirs": [], "out_dir": str(folder)}, folder=folder, progress=False), 4)
     executed.cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell in executed.cells:  # papermill writes down when each ran
+        cell.metadata = nbformat.from_dict({name: cell.metadata[name] for name in ("tags",) if cell.metadata.get(name)})
     for count, cell in enumerate((cell for cell in executed.cells if cell.cell_type == "code"), 1):
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | {"ran": code_hash(cell)})
+        cell.metadata["ran"] = code_hash(cell)
         cell.execution_count = count
         cell.outputs = merge_streams([output for output in cell.outputs if output.get("name") != "stderr"])
         for output in cell.outputs:

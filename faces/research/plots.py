@@ -673,7 +673,7 @@ def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
             at = (part["scale"].iloc[0], part["right"].iloc[0])
             ax.annotate(f"on {name}", at, (0, 12 if name == "black" else -18), textcoords="offset points", color=colour)
         ax.set(title=human(title), xlabel="side of picture over side of square", ylim=(0, 1))
-        shares(ax.xaxis, ax.yaxis)
+        percent(ax.xaxis, ax.yaxis)
     axes[0, 0].set_ylabel("right")
     return figure
 
@@ -716,14 +716,8 @@ def abstaining(curves: dict[str, pd.DataFrame], points: dict[str, tuple[float, f
         ax.plot(*points[name], "o", color=COLOURS[number])
         ax.text(0.02, 0.9 - 0.1 * number, human(name), color=COLOURS[number], transform=ax.transAxes)
     ax.set(xlabel="coverage", ylabel="risk", title="Dots: at the threshold found on validation pictures")
-    shares(ax.xaxis, ax.yaxis)
+    percent(ax.xaxis, ax.yaxis)
     return figure
-
-
-def shares(*axes: plt.Axis) -> None:
-    """Label the ticks of axes of shares in percent."""
-    for axis in axes:
-        axis.set_major_formatter(lambda share, _: f"{share:.0%}")
 
 
 def answer_sheet(
@@ -813,5 +807,5 @@ def interval_columns(panels: dict[str, pd.DataFrame]) -> Figure:
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
         intervals(table, xlabel=title, ax=ax)
         if table["high"].max() <= 1:
-            shares(ax.xaxis)
+            percent(ax.xaxis)
     return figure
