@@ -192,7 +192,7 @@ def rivals(*, model: str) -> pd.DataFrame:
 
 
 class Exported:
-    """An exported classifier: uint8 squares ``[n, size, size, 3]`` -> probabilities ``[n, classes]``.
+    """One head of an exported classifier: uint8 squares ``[n, size, size, 3]`` -> probabilities ``[n, classes]``.
 
     Parameters
     ----------
@@ -203,23 +203,14 @@ class Exported:
     """
 
     def __init__(self, model: str, label: str, folder: Path | None = None):
-        import onnxruntime
-
         own = folder is not None and (Path(folder) / model / "model.onnx").is_file()
-        self.file = (Path(folder) / model if own else predict.find_model(model)) / "model.onnx"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(self.file, options, providers=["CPUExecutionProvider"])
-        about = json.loads(self.session.get_modelmeta().custom_metadata_map["faces"])
-        head = about["heads"][label] if "heads" in about else about
-        self.classes, self.abstain_below = tuple(head["classes"]), head.get("fitted", head).get("abstain_below")
-        self.frame = images.Frame(int(about["size"]), bool(about.get("whole", False)))
-        names = [output.name for output in self.session.get_outputs()]
-        self.output, self.input = label if label in names else names[0], self.session.get_inputs()[0].name
+        self.model = predict.Model(Path(folder) / model if own else model, threads=1)
+        self.head, self.frame = self.model.head(label), self.model.frame
+        self.classes, self.abstain_below = self.head.classes, self.head.abstain_below
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-        return np.concatenate([self.session.run([self.output], {self.input: part})[0] for part in parts])
+        return np.concatenate([self.model.run(part, self.head.name) for part in parts])
 
     def log_odds(self, pixels: np.ndarray) -> np.ndarray:
         """Logarithm of the odds of each class, ``[n, classes]``."""
@@ -271,7 +262,7 @@ def speed(*, models: Sequence[str], label: str, folder: Path | None = None, imag
             began = time.perf_counter()
             network(one)
             took.append((time.perf_counter() - began) * 1e3)
-        size = network.file.stat().st_size / 1e6
+        size = (network.model.folder / "model.onnx").stat().st_size / 1e6
         rows.append({"model": name, "megabytes": round(size, 2), "ms_an_image": round(float(np.median(took)), 2)})
     return pd.DataFrame(rows)
 
@@ -284,27 +275,23 @@ def layers(network, size: int) -> pd.DataFrame:
     network : networks.Network
         Its backbone is walked one child deep, and so are the heads.
     """
-    import torch
+    from faces.research import networks
 
-    rows, x = [], torch.zeros(1, 3, size, size)
-    network.eval()
-    with torch.no_grad():
-        for name, layer in network.features.named_children():
-            x = layer(x)
-            rows.append(
-                {
-                    "layer": name,
-                    "kind": type(layer).__name__,
-                    "channels": x.shape[1],
-                    "side": x.shape[2] if x.ndim == 4 else 1,
-                    "parameters": sum(p.numel() for p in layer.parameters()),
-                }
-            )
-    for name, layer in network.heads.items():
-        count = sum(p.numel() for p in layer.parameters())
-        rows.append({"layer": f"head {name}", "kind": "Linear", "channels": layer.out_features, "side": 1})
-        rows[-1]["parameters"] = count
-    return pd.DataFrame(rows)
+    table = networks.layer_table(network, size).reset_index()
+    table.insert(1, "kind", [type(layer).__name__ for layer in network.features.children()])
+    heads = [
+        {
+            "layer": f"head {name}",
+            "kind": "Linear",
+            "side": 1,
+            "channels": layer.out_features,
+            "parameters": networks.parameter_count(layer),
+        }
+        for name, layer in network.heads.items()
+    ]
+    return pd.concat([table, pd.DataFrame(heads)], ignore_index=True)[
+        ["layer", "kind", "channels", "side", "parameters"]
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ analysis of errors

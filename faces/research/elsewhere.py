@@ -114,13 +114,9 @@ def _square(path: str, frame: images.Frame, detector: finding.Detector, kind: st
 
 def _heads(model: predict.Model, squares: np.ndarray, batch: int = 32):
     """(task, its classes or none, answers) of each head of a model."""
-    parts = [squares[start : start + batch] for start in range(0, len(squares), batch)]
-    if hasattr(model, "heads"):
-        answers = [model.answers(part) for part in parts]
-        for name, head in model.heads.items():
-            yield _task(head.classes), head.classes, np.concatenate([part[name] for part in answers])
-    else:
-        yield _task(model.classes), model.classes, np.concatenate([model.run(part) for part in parts])
+    answers = [model.answers(squares[start : start + batch]) for start in range(0, len(squares), batch)]
+    for name, head in model.heads.items():
+        yield _task(head.classes), head.classes, np.concatenate([part[name] for part in answers])
 
 
 def _task(classes: Sequence[str]) -> str:

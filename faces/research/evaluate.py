@@ -83,15 +83,10 @@ def evaluate(model: Model, manifest: pd.DataFrame, by: Sequence[str] = BY) -> pd
     """
     predictions, measured = predict(model, manifest), {}
     for head in model.heads.values():
-        label, predicted = labels(predictions, head), predictions.get(f"{head.name}_predicted")
-        if label.notna().sum() == 0:
-            continue
-        if head.classes:
-            measured[head.name, "acc"] = (label == predicted).astype(float).where(label.notna())
-        else:
-            inside = (label >= predictions[f"{head.name}_low"]) & (label <= predictions[f"{head.name}_high"])
-            measured[head.name, "mae"] = (label - predicted).abs()
-            measured[head.name, "coverage"] = inside.astype(float).where(label.notna())
+        label = labels(predictions, head)
+        if label.notna().any():
+            found = evaluation.measured(predictions, head.name, label)
+            measured |= {(head.name, metric): values for metric, values in found.items()}
     if not measured:
         known = ", ".join(name for name in manifest if name not in data.OWN) or "none"
         raise UsageError(f"no labels of {', '.join(model.heads)}: the photos have {known}")

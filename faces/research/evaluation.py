@@ -294,6 +294,23 @@ def by_group(frame: pd.DataFrame, column: str, value: str = "correct", *, seed: 
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(column)
 
 
+def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[str, pd.Series]:
+    """What is measured of each answer of a head: "acc" of a class, "mae" in years and "coverage" of an age.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        NAME_predicted, and of an age NAME_low and NAME_high.
+    label : Series
+        The true class, or the true age as a number; rows without one are missing from every figure.
+    """
+    predicted = predictions[f"{name}_predicted"]
+    if f"{name}_low" not in predictions:
+        return {"acc": (label == predicted).astype(float).where(label.notna())}
+    inside = (label >= predictions[f"{name}_low"]) & (label <= predictions[f"{name}_high"])
+    return {"mae": (label - predicted).abs(), "coverage": inside.astype(float).where(label.notna())}
+
+
 def figures(frame: pd.DataFrame, measured: Mapping[tuple[str, str], pd.Series], by: Sequence[str] = ()) -> pd.DataFrame:
     """Means of what was measured of each photo, a source and a group of photos at a time.
 

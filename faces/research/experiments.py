@@ -381,30 +381,19 @@ def evaluate(
     ----------
     predictions : DataFrame
         As from ``predict``, with ``source`` and ``group``.
-    by : sequence of str
-        Columns whose values are looked at apart.
 
     Returns
     -------
     DataFrame
-        head, metric, source, by, value, photos, groups, mean, low, high; ``by`` and ``value`` are "" for all photos of
-        a source. Ages are counted where the label is an exact one; ``coverage`` is the share of ages within intervals.
+        As from ``evaluation.figures``. Ages are counted where the label is an exact one.
     """
-    measured = {
-        (head.name, metric): values for head in found for metric, values in _measured(predictions, head).items()
-    }
+    measured = {}
+    for head in found:
+        is_class = isinstance(head, heads.Classes)
+        label = heads.column(predictions, head.name) if is_class else predictions[head.name].astype(float)
+        values_of = evaluation.measured(predictions, head.name, label)
+        measured |= {(head.name, metric): values for metric, values in values_of.items()}
     return evaluation.figures(predictions, measured, by)
-
-
-def _measured(predictions: pd.DataFrame, head: heads.Head) -> dict[str, pd.Series]:
-    """Metric -> value of each row, missing where there is no label."""
-    predicted = predictions[f"{head.name}_predicted"]
-    if isinstance(head, heads.Classes):
-        label = heads.column(predictions, head.name)
-        return {head.metric: (label == predicted).astype(float).where(label.notna())}
-    age = predictions[head.name].astype(float)
-    inside = (age >= predictions[f"{head.name}_low"]) & (age <= predictions[f"{head.name}_high"])
-    return {head.metric: (age - predicted).abs(), "coverage": inside.astype(float).where(age.notna())}
 
 
 def run(
