@@ -426,7 +426,7 @@ def test_a_published_regressor_says_what_the_trained_one_says(drawn, tmp_path):
     shipped = predict.Model(folder)
     assert (shipped.coverage, shipped.classes, shipped.size) == (0.9, (), 40)
     said = ages.answers(training.predict(model, batches.loader(pixels[:5], np.zeros(5), 5)), head)
-    found = shipped.predict(pixels[:5])
+    found = shipped.head().read(shipped.run(pixels[:5]))
     np.testing.assert_allclose([age.years for age in found], said[:, 0], atol=0.01)
     reach = figures["intervals"]["width"] * said[:, 1]
     np.testing.assert_allclose([age.high - age.years for age in found], reach, atol=0.02)

@@ -70,6 +70,15 @@ def in_words(table: pd.DataFrame, shares: Sequence[str], counts: Sequence[str] =
 # ------------------------------------------------------------------------------------------------------- comparisons
 
 
+# Columns of the summary of ``compare`` besides the accuracies by source.
+SUMMARY = ("recipe", "parameters", "photos", "epochs", "kept", "val", "all", "low", "high", "tested", "minutes")
+
+
+def sources_of(summary: pd.DataFrame) -> list[str]:
+    """The columns of a summary of ``compare`` that are accuracies on the photos of one source."""
+    return [name for name in summary if name not in SUMMARY]
+
+
 def few(photos: pd.DataFrame, train: int, val: int, seed: int) -> pd.DataFrame:
     """All test rows, and so many of the others, drawn once; at most half of the training rows."""
     shuffled = photos.sample(frac=1, random_state=seed)
@@ -121,6 +130,7 @@ def compare(
         tested = answers[answers["split"] == "test"]
         interval = evaluation.bootstrap(tested["correct"], tested["group"])
         final = history[history["stage"] == history["stage"].max()]
+        by_source = tested.groupby("source")["correct"].mean()
         rows.append(
             {
                 "recipe": name,
@@ -130,7 +140,8 @@ def compare(
                 "epochs": len(history),
                 "kept": int(final.loc[final["val_acc"].idxmax(), "epoch"]),
                 "val": final["val_acc"].max(),
-                **tested.groupby("source")["correct"].mean().to_dict(),
+                # A folder of photos may be named like a column.
+                **by_source.rename(lambda name: f"{name} (source)" if name in SUMMARY else name).to_dict(),
                 **dict(zip(("all", "low", "high"), interval, strict=True)),
                 "tested": len(tested),
                 "minutes": history["seconds"].sum() / 60,

@@ -213,21 +213,18 @@ def in_words(row: dict) -> tuple[str, str]:
 
 def browse(photos: pd.DataFrame, answers: pd.DataFrame, most: int = 24) -> None:
     """A slider for the confidence from which a class is answered; shows the answers that are wrong above it."""
-    import ipywidgets
-    from matplotlib import pyplot as plt
-
-    from faces.research import plots
+    from faces.research import explore, plots
 
     known = answers[answers["right"].notna()]
 
-    def show(threshold: float) -> None:
+    def show(threshold: float):
         kept = known[known["probability"] >= threshold]
         wrong = kept[kept["right"] == 0].sort_values("probability", ascending=False)
-        print(f"{len(kept)} of {len(known)} answered, {len(wrong)} of them wrong")
+        said = f"{len(kept)} of {len(known)} answered, {len(wrong)} of them wrong"
         rows = photos.set_index("photo").loc[wrong["photo"].head(most)]
-        if len(rows):
-            titles = [f"{row.label} {row.probability:.0%}" for row in wrong.head(most).itertuples()]
-            plots.grid([images.decode(path, 96) for path in rows["path"]], titles)
-            plt.show()
+        if not len(rows):
+            return said, None
+        titles = [f"{row.label} {row.probability:.0%}" for row in wrong.head(most).itertuples()]
+        return said, plots.grid([images.decode(path, 96) for path in rows["path"]], titles)
 
-    ipywidgets.interact(show, threshold=ipywidgets.FloatSlider(value=0.5, min=0.5, max=1.0, step=0.01))
+    explore.interact(show, threshold=(0.5, 1.0, 0.01))

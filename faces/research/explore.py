@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +182,38 @@ def share(flags: pd.Series, groups: pd.Series | None = None) -> str:
     """A percentage with its 95 % bootstrap interval, in words."""
     mean, low, high = evaluation.bootstrap(flags.astype(float), groups)
     return f"{mean:.1%} ({low:.1%} to {high:.1%})"
+
+
+def interact(show: Callable, **controls) -> None:
+    """Widgets under which a text and a figure are drawn anew whenever one is moved.
+
+    As ``ipywidgets.interact``, but without its Output widget, on which nbclient, and so papermill, sometimes waits for
+    ever.
+
+    Parameters
+    ----------
+    show : callable
+        Called with the value of every control by name; returns a text, and a figure or None.
+    **controls
+        Widgets, or what ``ipywidgets.interact`` takes for one: a range (low, high, step), a list.
+    """
+    import ipywidgets
+    from IPython.display import display
+    from matplotlib import pyplot as plt
+
+    widgets = {name: ipywidgets.interactive.widget_from_abbrev(control) for name, control in controls.items()}
+    text, picture = ipywidgets.HTML(), ipywidgets.Image(format="png")
+
+    def draw(_: object = None) -> None:
+        said, figure = show(**{name: widget.value for name, widget in widgets.items()})
+        text.value, content = html.escape(said), io.BytesIO()
+        if figure is not None:
+            figure.savefig(content, format="png")
+            plt.close(figure)
+        picture.value = content.getvalue()
+
+    for name, widget in widgets.items():
+        widget.description = name
+        widget.observe(draw, "value")
+    draw()
+    display(ipywidgets.VBox([*widgets.values(), text, picture]))

@@ -154,7 +154,7 @@ def runner(*arguments):
         (["--profile", "huge"], "no profile 'huge'; there are demo, "),
         (
             ["-p", "epoch", "3"],
-            "none of these notebooks has a parameter 'epoch'; they have accepted_risk, artifacts_dir",
+            "none of these notebooks has a parameter 'epoch'; they have accepted_risk, altered_photos",
         ),
         (["--only", "02", "-p", "epochs", "many"], "02_train_gender_cnn: epochs must be int, not 'many'"),
     ],
