@@ -440,7 +440,7 @@ def test_a_published_regressor_says_what_the_trained_one_says(drawn, tmp_path):
     assert set(written["age_group_accuracy"]) == {"years", "buckets"}
 
     def describe(model):
-        assert model.predict(pixels[:1])[0].high > 0
+        assert model.head().read(model.run(pixels[:1]))[0].high > 0
         return figures, ages.card_of(figures, manifest, 40)
 
     small = predict.Model(export.quantize(folder, tmp_path / "small", pixels=pixels[:40], describe=describe))

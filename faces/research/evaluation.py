@@ -290,8 +290,9 @@ def by_group(frame: pd.DataFrame, column: str, value: str = "correct", *, seed: 
     rows = {}
     for name, part in frame.groupby(frame[column].astype(object).fillna("unknown"), sort=True):
         mean, low, high = bootstrap(part[value], part["group"], seed=seed)
-        rows[name] = {"photos": len(part), "groups": part["group"].nunique(), "mean": mean, "low": low, "high": high}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(column)
+        rows[name] = [len(part), part["group"].nunique(), mean, low, high]
+    columns = ["photos", "groups", "mean", "low", "high"]  # also without a row
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(column)
 
 
 def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[str, pd.Series]:

@@ -298,3 +298,8 @@ def test_the_difference_of_two_f1_is_paired():
     assert table.loc["right", "value"] == 1 and table.loc["right − one", "low"] > 0
     with pytest.raises(ValueError, match="another order"):
         evaluation.f1_against({"one": one, "other": one[::-1]}, "label", "said")
+
+
+def test_without_photos_there_is_a_table_without_rows():
+    none = pd.DataFrame({"source": [], "correct": [], "group": []})
+    assert list(evaluation.by_group(none, "source")) == ["photos", "groups", "mean", "low", "high"]
