@@ -23,7 +23,7 @@ from torch import nn
 from faces import batches, losses, models, recipes, settings, training
 from faces.images import ImageError
 from faces.predict import ROOT
-from faces.research import data, evaluation
+from faces.research import backbones, data, evaluation
 from faces.research.augment import Augment
 from faces.settings import setting
 
@@ -323,11 +323,11 @@ def publish(
 ) -> tuple[Path, dict]:
     """Calibrate, test and export a trained network; ``recipes.publish`` with macro-F1 besides.
 
-    Where all pictures are grey, it will see those in colour as grey too (``models.see_grey``).
+    Where all pictures are grey, it will see those in colour as grey too (``backbones.accept_colour``).
     """
     grey = all((part == part[..., :1]).all() for part in pixels)
     if grey:
-        models.see_grey(model)
+        backbones.accept_colour(model)
     rows = np.flatnonzero(manifest["split"] == "test")
     feed, names = batches.loader(pixels[rows], np.zeros(len(rows)), 256), recipes.classes(manifest, LABEL)
     frame = evaluation.predictions(
