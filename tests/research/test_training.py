@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_the_same_fit_regresses(tmp_path):
     _, history = train(tmp_path, network(BRIGHTNESS, plain=True), head=BRIGHTNESS, epochs=12)
-    assert history["val_age_mae"].iloc[-1] < 0.5 * history["val_age_mae"].iloc[0]
+    assert history["val_age_mae"].iloc[-1] < 0.8 * history["val_age_mae"].iloc[0]
 
 
 @pytest.mark.parametrize("has_unit", [True, False])
