@@ -37,6 +37,7 @@ check: $(VENV)/.full lint
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 demo: $(VENV)/.full
 	$(BIN)/python -m faces.research.notebooks --profile demo
