@@ -2,7 +2,7 @@
 # make test       the full environment, lint, all tests, every notebook on drawn faces
 # make check      lint and the quick tests, within a minute
 # make notebooks  run the notebooks on real photos: make notebooks DATA="dir1 dir2"
-# make train      train the published classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10]
+# make train      train a classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10] [WEIGHTS=random]
 # make train-simpsons  train a classifier as a file says: make train-simpsons CONFIG=configs/simpsons.yaml
 # make demo       run the notebooks on drawn faces
 # make report     execute the notebooks from committed results, without photos, and compare their outputs
@@ -49,11 +49,11 @@ notebooks: $(VENV)/.full
 
 train: $(VENV)/.full
 	@test -n $(call quoted,$(DATA)) || { echo "Say where the photos are: make train DATA=dir (dir/class_one/*.jpg, dir/class_two/*.jpg)"; exit 2; }
-	$(BIN)/python -m faces.recipes $(call quoted,$(DATA)) $(if $(NAME),--name $(call quoted,$(NAME))) $(if $(EPOCHS),--epochs $(call quoted,$(EPOCHS))) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS)))
+	$(BIN)/faces train $(call quoted,$(DATA)) $(if $(NAME),--name $(call quoted,$(NAME))) $(if $(EPOCHS),epochs=$(call quoted,$(EPOCHS))) $(if $(WEIGHTS),weights=$(call quoted,$(WEIGHTS)))
 
 train-simpsons: CONFIG ?= configs/simpsons.yaml
 train-simpsons: $(VENV)/.full
-	$(BIN)/python -m faces.research.experiments $(call quoted,$(CONFIG))
+	$(BIN)/faces train $(call quoted,$(CONFIG))
 
 lab: $(VENV)/.full
 	$(BIN)/jupyter lab notebooks --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate

@@ -45,7 +45,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from faces import ages, images
+from faces import images
 from faces.files import atomic_write, write_json
 from faces.predict import Age, Model, UsageError
 from faces.research import data, evaluation
@@ -256,8 +256,9 @@ def errors(photos: pd.DataFrame, said: pd.Series) -> dict:
         answered = part[years.notna()]
         about = {"photos": len(part), "unanswered": int(years.isna().sum())}
         if len(answered) and answered["age"].notna().all():
-            about["mae"] = ages.summary(ages.predictions(answered, years.dropna().to_numpy()))["mae"]
-        right = ages.bucket(years.fillna(-999)) == part["age_group"]
+            value, low, high = evaluation.bootstrap((years.dropna() - answered["age"]).abs(), answered["group"])
+            about["mae"] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+        right = pd.cut(years, data.AGE_BOUNDS, right=False, labels=data.AGE_GROUPS).astype(object) == part["age_group"]
         value, low, high = evaluation.bootstrap(right & years.notna(), part["group"])
         about["age_group"] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
         figures[name] = about

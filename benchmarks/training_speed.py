@@ -12,18 +12,18 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
 
-from faces import batches, models, recipes, training
 from faces.files import write_json
+from faces.research import networks, training
 from faces.research.augment import Augment
+from faces.research.batches import Batches
+from faces.research.experiments import Recipe
+from faces.research.heads import Classes
 
 ROOT = Path(__file__).resolve().parent.parent
 EARLIER_WORK = 20 * 80_000 / (3.5 * 3600)
@@ -33,35 +33,36 @@ EARLIER_WORK = 20 * 80_000 / (3.5 * 3600)
 class Case:
     """What is timed: ``images`` random images of ``size`` pixels an epoch."""
 
-    network: Callable[[], nn.Module]
+    backbone: str
     size: int
     images: int
     batch_size: int
     augment: Augment | None
+    dropout: float
+    options: dict = field(default_factory=dict)
 
 
 PLUS = {"standardize": True, "batch_norm": True, "padding": 1, "dropout2d": 0.0}
 CASES = {
-    "gender_cnn": Case(models.gender_cnn, 64, 12_800, 64, None),
-    "gender_cnn_plus": Case(lambda: models.gender_cnn(**PLUS), 64, 12_800, 64, Augment()),
-    "gender_mobilenet_v2": Case(
-        lambda: models.mobilenet_v2(2, weights="random"), 96, 1_280, recipes.Recipe().batch_size, recipes.AUGMENT
-    ),
+    "gender_cnn": Case("gender_cnn", 64, 12_800, 64, None, 0.5),
+    "gender_cnn_plus": Case("gender_cnn", 64, 12_800, 64, Augment(), 0.5, PLUS),
+    "gender_mobilenet_v2": Case("mobilenet_v2", 96, 1_280, Recipe().batch_size, Recipe().augment, 0.2),
 }
+HEADS = [Classes("gender", ("female", "male"))]
 
 
 def measure(case: Case, precision: str) -> float:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (case.images, case.size, case.size, 3), dtype=np.uint8)
-    targets = rng.integers(0, 2, case.images)
-    model = case.network()
+    targets = {"gender": rng.integers(0, 2, (case.images, 1)).astype(np.float32)}
+    network = networks.build(case.backbone, HEADS, size=case.size, options=case.options, dropout=case.dropout)
     with tempfile.TemporaryDirectory() as folder:
         history = training.fit(
-            model,
-            batches.loader(pixels, targets, case.batch_size, shuffle=True),
-            batches.loader(pixels[:256], targets[:256], 256),
-            loss=cross_entropy,
-            optimizer=torch.optim.Adam(model.parameters(), 3e-4),
+            network,
+            HEADS,
+            Batches(pixels, targets, case.batch_size, shuffle=True),
+            Batches(pixels, targets, 256, rows=np.arange(256)),
+            optimizer=torch.optim.Adam(network.parameters(), 3e-4),
             epochs=3,
             folder=folder,
             augment=case.augment,

@@ -628,7 +628,7 @@ COMMANDS = {
     "label": ("faces.cli", "label", "", "label the faces in a folder of pictures"),
     "serve": ("faces.serve", "main", "serve", "answer photos over HTTP"),
     "scale": ("faces.scale", "main", "scale", "label a folder of any size on many machines"),
-    "train": ("faces.research.experiments", "main", "research", "train a network as a settings file says"),
+    "train": ("faces.research.experiments", "main", "research", "train a network on folders of labelled photos"),
     "evaluate": ("faces.research.evaluate", "main", "research", "test a model on labelled photos"),
     "export": ("faces.cli", "export", "research", "write a trained network as ONNX or Core ML"),
     "models": ("faces.cli", "models", "", "list the models that can be found"),
@@ -696,6 +696,7 @@ def export(argv: list[str] | None = None) -> int:
     onnx.add_argument("data", metavar="DIR", nargs="+", help="folders of labelled photos, those it was trained on")
     onnx.add_argument("--subject", choices=("face", "picture"), default="face", help="what an image shows")
     onnx.add_argument("--half", action="store_true", help="store the weights in 16 bits")
+    onnx.add_argument("--int8", action="store_true", help="compute the backbone in 8 bits")
     onnx.add_argument("--overwrite", action="store_true", help="replace a model folder that is there already")
     apple = kinds.add_parser("coreml", help="a model as an ML program for Apple's devices (extra coreml)")
     apple.add_argument("model", metavar="MODEL", help=f"a task ({', '.join(TASKS)}), a name, or a folder")
@@ -706,7 +707,7 @@ def export(argv: list[str] | None = None) -> int:
         if options.kind == "onnx":
             experiments = import_module("faces.research.experiments")
             settings = experiments.Settings(data=options.data, run=options.run, recipe=experiments.Recipe())
-            how = {"subject": options.subject, "half": options.half, "overwrite": options.overwrite}
+            how = {name: getattr(options, name) for name in ("subject", "half", "int8", "overwrite")}
             experiments.publish(options.run, options.target, experiments.prepare(settings), **how)
         else:
             coreml = import_module("faces.research.coreml")

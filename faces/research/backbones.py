@@ -160,9 +160,13 @@ def _refuse_imagenet(imagenet: bool, name: str) -> None:
 def accept_colour(network: nn.Module) -> None:
     """Have a network that learnt from grey pictures see colours as their luminance, in place (ITU-R BT.601).
 
-    On grey pictures nothing changes: the first convolution's three kernels become shares of their sum.
+    On grey pictures nothing changes: the first convolution's three kernels become shares of their sum. A network that
+    standardises each colour otherwise stays as it is.
     """
-    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    layers = list(network.modules())
+    if any((layer.std != layer.std[:, :1]).any() for layer in layers if isinstance(layer, Standardize)):
+        return
+    first = next(layer for layer in layers if isinstance(layer, (nn.Conv2d, SameConv)))
     shares = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1).to(first.weight)
     first.weight.copy_(first.weight.sum(1, keepdim=True) * shares)
 
@@ -231,7 +235,7 @@ def _torchvision(name: str, *, size: int, imagenet: bool, **options) -> Backbone
     except (URLError, OSError) as error:
         raise WeightsError(
             f"the ImageNet weights could not be downloaded ({error}): set TORCH_HOME to a folder that holds "
-            f"hub/checkpoints/{kept.url.rsplit('/', 1)[1]}, or start from the weights of a model folder"
+            f"hub/checkpoints/{kept.url.rsplit('/', 1)[1]}, or start from a model folder or from weights=random"
         ) from error
     if name.startswith("resnet"):
         width = network.fc.in_features

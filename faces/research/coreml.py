@@ -1,4 +1,4 @@
-"""Trained classifiers for Apple's devices: ``python -m faces.export coreml MODEL OUT.mlpackage`` (extra ``coreml``).
+"""Trained classifiers for Apple's devices: ``faces export coreml MODEL OUT.mlpackage`` (extra ``coreml``).
 
 The package takes an image, scales and standardises it itself, and answers with the likelier class and the probability
 of every class. Conversion runs on Linux and macOS; only a Mac can run the result, and there ``--check DIR`` compares
@@ -12,41 +12,47 @@ import os
 import platform
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from faces import images, models, recipes
+from faces import images
 from faces.files import find_files
 from faces.predict import TASKS, Model, UsageError
+from faces.research import experiments
+from faces.research.heads import Classes
+from faces.research.networks import Network, WeightsError
 
 TOLERANCE = 0.02  # largest difference allowed between a probability on a Mac and from onnxruntime: weights are fp16
 
 
 class _FromPixels(nn.Module):
-    """As ``export.Deployed``, but from the float image 0..1 that Core ML hands over."""
+    """As ``export.Deployed``, but from the float image 0..1 that Core ML hands over, and with one head."""
 
-    def __init__(self, network: nn.Module, temperature: float):
+    def __init__(self, network: Network, head: Classes, fitted: Mapping):
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network, self.head, self.fitted = network, head, fitted
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits = self.network(image) / self.temperature
-        if logits.shape[1] == 1:
-            return torch.cat([(-logits).sigmoid(), logits.sigmoid()], 1)
-        return logits.softmax(1)
+        return self.head.answer(self.network(image)[self.head.name], self.fitted)
 
 
-def convert(
-    network: nn.Module, out: str | os.PathLike, *, classes: tuple[str, ...], size: int, temperature: float = 1.0
-):
+def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: int, fitted: Mapping | None = None):
     """Write an ML program for classification.
 
     Parameters
     ----------
-    network : takes float ``[n, 3, size, size]`` in 0..1, returns logits ``[n, classes]``, or ``[n, 1]`` for two.
-    out : the ``.mlpackage`` to write; one that is there is replaced.
+    network : Network
+    out : path
+        The ``.mlpackage`` to write; one that is there is replaced.
+    head : Classes
+        Which of the network's heads answers.
+    size : int
+        Side of the images in pixels.
+    fitted : mapping, optional
+        What its ``calibrate`` gave.
 
     Returns
     -------
@@ -54,7 +60,8 @@ def convert(
 
     Raises
     ------
-    UsageError : coremltools is not installed, or ``out`` is not fit to be written.
+    UsageError
+        coremltools is not installed, or ``out`` is not fit to be written.
     """
     out = Path(out)
     if out.suffix != ".mlpackage" or not out.absolute().parent.is_dir():
@@ -73,13 +80,13 @@ def convert(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch.jit's age and of names that the converter changes
         model = coremltools.convert(
-            torch.jit.trace(_FromPixels(network.eval(), temperature).eval(), torch.rand(1, 3, size, size)),
+            torch.jit.trace(_FromPixels(network, head, fitted or {}).eval(), torch.rand(1, 3, size, size)),
             inputs=[picture],
-            classifier_config=coremltools.ClassifierConfig(list(classes)),
+            classifier_config=coremltools.ClassifierConfig(list(head.classes)),
             convert_to="mlprogram",
             minimum_deployment_target=coremltools.target.iOS15,
         )
-    model.short_description = f"{' or '.join(classes)}, from a {size}×{size} crop of one upright face"
+    model.short_description = f"{' or '.join(head.classes)}, from a {size}×{size} crop of one upright face"
     if out.is_dir():
         shutil.rmtree(out)
     model.save(str(out))
@@ -87,21 +94,23 @@ def convert(
 
 
 def export(model: str | os.PathLike, out: str | os.PathLike):
-    """Convert a model folder, given by task, name or path, with its temperature; returns what ``convert`` returns.
+    """Convert a model folder, given by task, name or path; returns what ``convert`` returns.
 
     Raises
     ------
-    UsageError : no such model, one whose weights are not there or not of a classifier, or no coremltools.
+    UsageError
+        No such model, one without weights, one that is no classifier or answers several questions, or no coremltools.
     """
     exported = Model(TASKS.get(str(model), model))
-    if not exported.classes:
-        raise UsageError(f"{exported.name} gives ages; only classifiers can be converted")
+    if len(exported.heads) > 1 or not exported.classes:
+        raise UsageError(
+            f"{exported.name} gives {', '.join(exported.heads)}: only a classifier of one label is converted"
+        )
     try:
-        network, about = recipes.load(exported.folder)
-    except models.WeightsError as error:
+        network, recipe, [head], fitted = experiments.load(exported.folder)
+    except WeightsError as error:
         raise UsageError(f"{exported.name} cannot be converted: {error}") from None
-    heat = about.get("temperature", 1.0)
-    return convert(network, out, classes=exported.classes, size=exported.size, temperature=heat)
+    return convert(network, out, head, size=recipe.size, fitted=fitted.get(head.name))
 
 
 def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike) -> float:

@@ -42,6 +42,7 @@ from faces.files import MACHINE_FOLDERS, atomic_write, is_litter
 
 PUBLISHED_SPLITS = Path(images.__file__).parent.parent / "artifacts/results/splits.parquet"
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
+AGE_BOUNDS = (0, 3, 10, 20, 30, 40, 50, 60, 70, 201)  # years at which they begin, and the end of the last
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
 # FairFace's seven in UTKFace's five (whose "Others" are described as Hispanic, Latino and Middle Eastern).
 COMMON_RACES = dict(zip(UTKFACE_RACES, UTKFACE_RACES, strict=True))
@@ -143,7 +144,7 @@ def read(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> pd.DataFrame
         frames = [_label_as_gender(frame) for frame in frames]
     manifest = pd.concat(frames, ignore_index=True)
     if "age" in manifest:
-        from_years = pd.cut(manifest["age"], [0, 3, 10, 20, 30, 40, 50, 60, 70, 201], right=False, labels=AGE_GROUPS)
+        from_years = pd.cut(manifest["age"], AGE_BOUNDS, right=False, labels=AGE_GROUPS)
         known = manifest.get("age_group")
         years = from_years.astype(object)
         manifest["age_group"] = years if known is None else known.where(known.notna(), years)

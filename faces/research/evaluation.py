@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy.ndimage import laplace
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_expit, log_softmax, softmax
+from scipy.special import expit, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -51,30 +50,6 @@ def predictions(
 
 
 # ------------------------------------------------------------------------------------------------- confidence
-
-
-def temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature that makes probabilities fit outcomes best (Guo et al., 1706.04599): least cross-entropy.
-
-    To be fitted on validation photos, never on those that calibration is then judged on.
-
-    Parameters
-    ----------
-    logits : float ``[n, classes]``, or ``[n, 1]`` for two classes.
-    targets : class numbers, ``[n]``.
-
-    Returns
-    -------
-    A number in 0.05..20; above 1 the network was surer than it should have been.
-    """
-    logits, targets = np.asarray(logits, np.float64), np.asarray(targets)
-    if logits.shape[1] == 1:
-        signed = np.where(targets == 1, 1, -1) * logits[:, 0]
-        loss = lambda log_t: -log_expit(signed / np.exp(log_t)).mean()  # noqa: E731
-    else:
-        rows = np.arange(len(targets))
-        loss = lambda log_t: -log_softmax(logits / np.exp(log_t), axis=1)[rows, targets].mean()  # noqa: E731
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
 def reliability(frame: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> pd.DataFrame:
@@ -333,43 +308,42 @@ def figures(frame: pd.DataFrame, measured: Mapping[tuple[str, str], pd.Series], 
     rows = []
     for (head, metric), values in measured.items():
         known = values.notna()
-        table = frame[known].assign(measured=values[known].astype(float))
+        kind = float if metric == "mae" else bool  # shares have intervals also where all answers are right
+        table = frame[known].assign(measured=values[known].astype(kind))
         for column in ("", *(c for c in by if c in table and c != head)):
             for (source, *value), part in table.groupby(["source", column] if column else ["source"]):
                 mean, low, high = bootstrap(part["measured"], part["group"])
                 about = {"head": head, "metric": metric, "source": source, "by": column}
                 about |= {"value": value[0] if value else "", "photos": len(part), "groups": part["group"].nunique()}
                 rows.append(about | {"mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    columns = ["head", "metric", "source", "by", "value", "photos", "groups", "mean", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def summary(frame: pd.DataFrame, *, seed: int = 0) -> dict:
-    """Accuracy and loss of a predictions frame, as it goes into ``metrics.json``."""
-    result: dict = {"photos": len(frame), "groups": int(frame["group"].nunique())}
-    for name, column in (("accuracy", "correct"), ("loss", "loss")):
-        value, low, high = bootstrap(frame[column], frame["group"], seed=seed)
-        result[name] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
-    return result
-
-
-def told(figures: Mapping) -> list[str]:
-    """What was found on test photos, a sentence a source: accuracy with its interval, or that they are too few.
+def told(figures: Sequence[Mapping], absent: Mapping[str, Sequence[str]]) -> list[str]:
+    """What was found on test photos, a sentence a head and source: with its interval, or that they are too few.
 
     Parameters
     ----------
-    figures : as in ``metrics.json``: ``label``, ``classes``; ``test`` and ``test_by_<label>`` as from ``by_source``.
+    figures : rows of ``figures``.
+    absent : head -> classes that no test photo shows.
     """
-    lines = [] if figures["test"] else ["no test photos: nothing is known of how good it is"]
-    for source, about in figures["test"].items():
-        shown, accuracy = figures[f"test_by_{figures['label']}"][source], about["accuracy"]
-        absent = [name for name in figures["classes"] if name not in shown]
-        line = f"{source}: {accuracy['value']:.1%} of {about['photos']:,} test photos right"
-        if about["groups"] < FEW:
-            right = round(accuracy["value"] * about["photos"])
-            line = f"{source}: {right} of {about['photos']:,} test photos right, too few to tell how good it is"
+    lines = [] if figures else ["no test photos: nothing is known of how good it is"]
+    for row in figures:
+        if row["by"] or row["metric"] not in ("acc", "mae"):
+            continue
+        right, photos = round(row["mean"] * row["photos"]), f"{row['photos']:,} test photos"
+        if row["metric"] == "mae":
+            text = f"{row['mean']:.2f} years of mean absolute error on {photos}"
+            interval = f"{row['low']:.2f} to {row['high']:.2f}"
         else:
-            line += f" (95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
-        lines.append(line + (f"; none shows {', '.join(absent)}: nothing is known of those" if absent else ""))
+            text = f"{right if row['groups'] < FEW else format(row['mean'], '.1%')} of {photos} right"
+            interval = f"{row['low']:.1%} to {row['high']:.1%}"
+        few = row["groups"] < FEW
+        line = f"{row['source']}: {row['head']}: {text}"
+        line += ", too few to tell how good it is" if few else f" (95 % interval {interval})"
+        lacking = ", ".join(absent.get(row["head"], ()))
+        lines.append(line + (f"; none shows {lacking}: nothing is known of those" if lacking else ""))
     return lines
 
 
@@ -421,36 +395,10 @@ def quartiles(values: pd.Series, digits: int = 2) -> pd.Series:
     return cut.cat.rename_categories(names)
 
 
-def by_source(frame: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) -> dict:
-    """The figures of tested photos for ``metrics.json``, each source apart.
-
-    Returns
-    -------
-    {"test": {source: summary}, "test_by_<column>": {source: {value: figures}}} for those ``columns`` that there are.
-    """
-    sources = dict(list(frame.groupby("source")))
-    return {"test": {source: summary(part, seed=seed) for source, part in sources.items()}} | {
-        f"test_by_{column}": {source: records(by_group(part, column, seed=seed)) for source, part in sources.items()}
-        for column in dict.fromkeys(columns)
-        if column in frame
-    }
-
-
 def confusion(frame: pd.DataFrame, label: str, classes: Sequence[str]) -> pd.DataFrame:
     """Counts of photos, true class down, predicted class across."""
     counts = confusion_matrix(frame[label], frame["predicted"], labels=list(classes))
     return pd.DataFrame(counts, pd.Index(classes, name=f"true {label}"), pd.Index(classes, name="predicted"))
-
-
-def records(table: pd.DataFrame) -> dict:
-    """A table of figures as plain numbers for JSON: {row: {column: value}}, four decimals."""
-    return {str(row): {c: _plain(v) for c, v in values.items()} for row, values in table.to_dict("index").items()}
-
-
-def _plain(value):
-    if isinstance(value, (float, np.floating)):
-        return None if np.isnan(value) else round(float(value), 4)
-    return int(value) if isinstance(value, np.integer) else value
 
 
 # ------------------------------------------------------------------------------------ age as its users judge it

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,14 +28,14 @@ from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 
 from faces import trust
-from faces.export import TERMS, versions
 from faces.files import write_json
 from faces.images import ImageError
-from faces.research import augment, batches, data, evaluation, export, heads, networks, training, years
+from faces.research import augment, backbones, batches, data, evaluation, export, heads, networks, training, years
 from faces.research.batches import CACHE, Batches
 
 FORBID = ConfigDict(extra="forbid")
 ABOUT = "model.json"  # what the weights of a run are of
+FACE_LABELS = {"gender", "age", "age_group", "race", "glasses"}  # columns that only faces have
 
 
 class SettingsError(ValueError):
@@ -476,24 +476,29 @@ def publish(
     *,
     subject: str = "face",
     half: bool = False,
+    int8: bool = False,
     overwrite: bool = False,
     cache: str | os.PathLike = CACHE,
-    device: str = "auto",
 ) -> dict:
-    """Test a finished run and write its model folder: model.onnx, weights.safetensors, metrics.json, history.csv, card.
+    """Export a finished run, test the exported network, and write its model folder.
+
+    The folder holds model.onnx, weights.safetensors, model.json, metrics.json, history.csv and MODEL_CARD.md. A network
+    whose training images are all grey sees colours as grey from then on (see ``backbones.accept_colour``).
 
     Parameters
     ----------
     folder, target : path
-        Of the run, and of the model.
+        Of the run, and of the model; they may be the same.
     manifest : DataFrame
-        Whose test rows it is tested on.
+        The photos that it was trained on; it is tested on those whose split is test.
     subject : {"face", "picture"}
         What an image shows.
     half : bool, default False
         Store the weights of model.onnx in 16 bits.
+    int8 : bool, default False
+        Compute its backbone in 8 bits (see ``export.quantize``).
     overwrite : bool, default False
-        Replace a model folder that is there already.
+        Replace a model that is there already.
 
     Returns
     -------
@@ -503,80 +508,71 @@ def publish(
     Raises
     ------
     FileExistsError
-        The target is there already.
+        The target holds a model already.
     export.ExportError
         The exported network answers otherwise than the trained one.
     """
-    target = Path(target)
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"{target} is there already: name another folder, or overwrite it on purpose (--overwrite)"
-        )
+    folder, target = Path(folder), Path(target)
+    if (target / "model.onnx").exists() and not overwrite:
+        raise FileExistsError(f"{target} holds a model already: name another folder, or overwrite it (--overwrite)")
     network, recipe, found, fitted = load(folder)
     found = [head for head in found if head.name in recipe.learn]
-    test = manifest[manifest["split"] == "test"].reset_index(drop=True)
-    figures = evaluate(predict(folder, test, cache=cache, device=device), found)
-    pixels = batches.decode(test, recipe.size, whole=recipe.whole, cache=cache)
+    for name in set(network.heads) - set(recipe.learn):
+        del network.heads[name]
+    manifest = manifest.reset_index(drop=True)
+    pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
+    train, test = (np.flatnonzero(manifest["split"] == side) for side in ("train", "test"))
+    unseen = np.flatnonzero(manifest["split"] != "train")
+    if all(_is_grey(pixels[train[start : start + 64]]) for start in range(0, len(train), 64)):
+        backbones.accept_colour(network)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-        place = Path(temporary) / target.name
-        place.mkdir()
-        difference = export.export(
-            network,
-            place / "model.onnx",
-            found,
-            fitted=fitted,
-            size=recipe.size,
-            whole=recipe.whole,
-            subject=subject,
-            pixels=pixels[np.arange(len(test))[:: max(1, len(test) // 500)]],
-            half=half,
-        )
+        place = Path(temporary)
+        about = {"fitted": fitted, "size": recipe.size, "whole": recipe.whole, "subject": subject, "half": half}
+        compared = pixels[_some(unseen, 500)]
+        difference = export.export(network, place / "model.onnx", found, pixels=compared, **about)
+        if int8:
+            export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
+        photos = manifest.iloc[test].reset_index(drop=True)
+        figures = evaluation.figures(photos, {})
+        if len(test):
+            answers = export.frame(place / "model.onnx", found, pixels, test)
+            figures = evaluate(pd.concat([photos, answers], axis=1), found)
         metrics = {
             "model": target.name,
-            "parameters": networks.parameter_count(network.features),
+            "parameters": networks.parameter_count(network),
             "recipe": asdict(recipe),
             "heads": [asdict(head) | {"fitted": fitted.get(head.name, {})} for head in found],
             "data": {"fingerprint": data.fingerprint(manifest), "photos": _counts(manifest)},
             "test": json.loads(figures.round(4).to_json(orient="records")),
-            "export": {"largest_difference": float(f"{difference:.1e}")},
-            "made_with": versions(),
+            "export": {"largest_difference": float(f"{difference:.1e}"), "int8": int8},
+            "made_with": export.versions(),
         }
-        learnt = {name: value for name, value in network.state_dict().items() if not _only_along(name, recipe)}
-        training.write_safetensors(learnt, place / "weights.safetensors")
+        training.write_safetensors(network.state_dict(), place / "weights.safetensors")
+        write_json(place / ABOUT, {"recipe": asdict(recipe), "heads": [asdict(h) for h in found], "fitted": fitted})
         write_json(place / "metrics.json", metrics)
-        shutil.copyfile(Path(folder) / "history.csv", place / "history.csv")
-        (place / "MODEL_CARD.md").write_text(card(metrics, figures, manifest, subject), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        place.replace(target)
+        shutil.copyfile(folder / "history.csv", place / "history.csv")
+        card = export.card(metrics, figures, manifest[manifest["split"] == "train"], subject)
+        (place / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        target.mkdir(exist_ok=True)
+        for path in place.iterdir():
+            shutil.copyfile(path, target / f".{path.name}.partial")  # with the permissions that the umask gives
+            (target / f".{path.name}.partial").replace(target / path.name)
     trust.vouch(target)
     return metrics
 
 
-def _only_along(name: str, recipe: Recipe) -> bool:
-    return name.startswith("heads.") and name.split(".")[1] not in recipe.learn
+def _is_grey(pixels: np.ndarray) -> bool:
+    return bool((pixels == pixels[..., :1]).all())
+
+
+def _some(rows: np.ndarray, number: int) -> np.ndarray:
+    return rows[:: max(1, len(rows) // number)]
 
 
 def _counts(manifest: pd.DataFrame) -> dict:
     counts = manifest.groupby(["source", "split"]).size()
     return {source: {side: int(n) for (_, side), n in part.items()} for source, part in counts.groupby(level=0)}
-
-
-def card(metrics: Mapping, figures: pd.DataFrame, manifest: pd.DataFrame, subject: str) -> str:
-    """The text of MODEL_CARD.md."""
-    sources = sorted(manifest.loc[manifest["split"] == "train", "source"].unique())
-    names = ", ".join(head["name"] for head in metrics["heads"])
-    size, what = metrics["recipe"]["size"], "crop of one face" if subject == "face" else "picture"
-    lines = [f"# {metrics['model']}", "", f"Predicts {names} from a {size}×{size} {what}."]
-    lines += ["", "| test photos of | number | metric | value | 95 % interval |", "|---|---|---|---|---|"]
-    for row in figures[figures["by"] == ""].itertuples():
-        unit = "{:.2f} years" if row.metric == "mae" else "{:.1%}"
-        mean, low, high = (unit.format(value) for value in (row.mean, row.low, row.high))
-        lines.append(f"| {row.source} | {row.photos:,} | {row.head} {row.metric} | {mean} | {low} – {high} |")
-    lines += ["", "Intervals: bootstrap over groups of near-duplicate photos. All figures: `metrics.json`.", ""]
-    lines += ["## Training data and its terms", "", f"Trained on: {', '.join(sources)}."]
-    return "\n".join([*lines, *(TERMS.get(source, f"{source}: the terms of its owners.") for source in sources)]) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -610,35 +606,107 @@ class Settings:
 
 
 def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Settings:
-    """A settings file, checked; ``changes`` are ``key=value`` or ``recipe.key=value`` and win over the file.
+    """A settings file, checked.
+
+    Parameters
+    ----------
+    changes : sequence of str
+        ``KEY=VALUE``, with dots between nested keys and values as YAML has them.
 
     Raises
     ------
     SettingsError
-        Names the file and every key that is unknown or impossible.
+        The file cannot be read, or a key is unknown or its value impossible; the message says which.
     """
+    return _settings(_read_yaml(path), changes, str(path))
+
+
+def _read_yaml(path: str | os.PathLike) -> dict:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        for change in changes:
-            keys, equals, value = change.partition("=")
-            if not equals:
-                raise SettingsError(f"{change!r} is not KEY=VALUE")
-            *parents, last = keys.split(".")
-            place = content
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold the keys data, run and recipe, as configs/simpsons.yaml does")
+    if former := [str(key) for key in content if str(key).endswith("_parameters")]:
+        raise SettingsError(
+            f"{path} has the sections of an earlier version ({', '.join(former)}): "
+            "write the keys data, run and recipe instead, as configs/simpsons.yaml does"
+        )
+    return content
+
+
+def _settings(content: dict, changes: Sequence[str], place: str) -> Settings:
+    own, recipes = ({field.name for field in fields(kind)} for kind in (Settings, Recipe))
+    for change in changes:
+        keys, equals, value = change.partition("=")
+        if not equals:
+            raise SettingsError(f"{change!r} is not KEY=VALUE")
+        *parents, last = keys.split(".")
+        if (parents or [last])[0] in recipes - own:
+            parents = ["recipe", *parents]
+        inner = content
+        try:
             for parent in parents:
-                place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
-            place[last] = yaml.safe_load(value)
+                inner = inner[int(parent)] if isinstance(inner, list) else inner.setdefault(parent, {})
+            inner[last] = yaml.safe_load(value)
+        except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError):
+            raise SettingsError(f"{change!r} does not fit the settings: there is no such key") from None
+    try:
         return TypeAdapter(Settings).validate_python(content)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise SettingsError(f"{path}: {wrong}") from None
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
+        raise SettingsError(f"{place}: {_wrong(error, isinstance(content.get('recipe'), list))}") from None
 
 
-def prepare(settings: Settings, cache: str | os.PathLike = CACHE) -> pd.DataFrame:
-    """The manifest of a settings file: read, scanned, grouped, split as frozen; one age for near duplicates."""
-    manifest = data.prepare(settings.data, stratify=settings.stratify, seed=settings.seed, cache=cache)
+def _wrong(error: ValidationError, stages: bool) -> str:
+    """What is wrong with settings; pydantic tries a recipe as one and as a list of stages, and tells of both."""
+    kinds = ("Recipe", "list[Recipe]")
+    told = [one for one in error.errors() if kinds[not stages] not in one["loc"]]
+    return "; ".join(f"{'.'.join(str(key) for key in one['loc'] if key not in kinds)}: {one['msg']}" for one in told)
+
+
+def of_folders(
+    photos: pd.DataFrame, folders: Sequence[str], *, label: str | None = None, run: str | os.PathLike = "runs/mine"
+) -> dict:
+    """The content of a settings file for somebody's own photos: MobileNetV2 from ImageNet weights.
+
+    A set of which an epoch would have under 50 steps is learnt in smaller batches, at a learning rate that falls with
+    the root of their size.
+
+    Parameters
+    ----------
+    photos : DataFrame
+        As from ``data.read``.
+    folders : sequence of str
+        Where they are.
+    label : str, optional
+        The column to learn; default gender or label, whichever the photos have.
+    run : path
+        Folder of the run.
+
+    Raises
+    ------
+    data.LayoutError
+        The photos have no such label.
+    """
+    label = label or next((name for name in ("gender", "label") if name in photos), "label")
+    number = 0.75 * len(data.usable(photos, label))
+    along = ("gender", "race") if label == "age" else ("age_group", "race")
+    batch_size = next(size for size in (128, 64, 32, 16) if number >= 50 * size or size == 16)
+    recipe = {"learn": {label: 1.0}, "along": {name: 0.3 for name in along if name != label}}
+    recipe |= {"batch_size": batch_size, "learning_rate": 1e-3 * (batch_size / 128) ** 0.5}
+    return {"data": list(folders), "run": str(run), "stratify": [label, "age_group"], "recipe": recipe}
+
+
+def prepare(settings: Settings, cache: str | os.PathLike = CACHE, photos: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The manifest of a settings file: read, scanned, grouped, split as frozen; one age for near duplicates.
+
+    Files that cannot be decoded are named on stderr and left out.
+    """
+    photos = settings.data if photos is None else photos
+    manifest = data.prepare(photos, stratify=settings.stratify, seed=settings.seed, cache=cache)
+    for row in manifest[manifest["error"].notna()].itertuples():
+        print(f"left out: {row.path}: {row.error}", file=sys.stderr)
     manifest = years.merge_duplicates(data.usable(manifest).query("split != 'excluded'"))
     if settings.limit:
         shuffled = manifest.sample(frac=1, random_state=settings.seed)
@@ -646,26 +714,110 @@ def prepare(settings: Settings, cache: str | os.PathLike = CACHE) -> pd.DataFram
     return manifest.reset_index(drop=True)
 
 
+def train_and_publish(
+    settings: Settings, photos: pd.DataFrame, *, overwrite: bool = False, cache: str = CACHE, device: str = "auto"
+) -> list[str]:
+    """Train, test and export what settings say, into the folder of the run; returns what was found, in sentences.
+
+    Whatever can be refused without opening a photo is refused first.
+    """
+    stages = settings.recipe if isinstance(settings.recipe, list) else [settings.recipe]
+    folder, recipe = Path(settings.run), stages[-1]
+    if folder.resolve() in [Path(one).resolve() for one in settings.data]:
+        raise SettingsError(f"{folder} holds the photos: name another folder for the run")
+    if (folder / "model.onnx").exists() and not overwrite:
+        raise FileExistsError(f"{folder} holds a model already: name another folder, or overwrite it (--overwrite)")
+    shown = [name for name in recipe.learn if name in photos]
+    print(data.describe(photos, shown[0] if len(shown) == 1 else None), file=sys.stderr)
+    found = heads.of(recipe, photos.assign(split="train"))
+    how = {"size": stages[0].size, "options": stages[0].options, "weights": stages[0].weights}
+    networks.build(stages[0].backbone, found, **how)
+    manifest = prepare(settings, cache, photos)
+    print(manifest.groupby(["source", "split"]).size().to_string(), file=sys.stderr, flush=True)
+    train(settings.recipe, manifest, folder, cache=cache, device=device, keep="best")
+    if not training.is_first_process():
+        return []
+    subject = "face" if FACE_LABELS & set(recipe.learn) else "picture"
+    metrics = publish(folder, folder, manifest, subject=subject, overwrite=True, cache=cache)
+    training.remove_checkpoints(folder)
+    test = manifest[manifest["split"] == "test"]
+    seen = {head.name: set(heads.column(test, head.name)) for head in found}
+    absent = {head.name: [c for c in getattr(head, "classes", ()) if c not in seen[head.name]] for head in found}
+    return evaluation.told(metrics["test"], absent)
+
+
+EXAMPLES = """examples:
+  faces train photos                        photos/cats/*.jpg, photos/dogs/*.jpg -> runs/photos
+  faces train faces more --label race epochs=20 --name race_model
+  faces train configs/simpsons.yaml run=runs/trial epochs=3
+  python process.py other --model runs/photos
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what a settings file says; returns the exit status: 0, or 2 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m faces.research.experiments", description=main.__doc__)
-    parser.add_argument("settings", help="a YAML file, e.g. configs/faces.yaml")
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="e.g. recipe.epochs=3 run=runs/trial")
+    """Train a network on labelled photos, test it and export it; goes on where it was interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="faces train",
+        description=main.__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "given",
+        nargs="+",
+        metavar="DIR|FILE|KEY=VALUE",
+        help="folders of photos or a settings file; "
+        "then settings, e.g. epochs=20 weights=random options.width=0.35 (as in class Recipe)",
+    )
+    parser.add_argument("--label", help="the column to learn (default: gender or label, whichever the photos have)")
+    parser.add_argument("--recipe", metavar="FILE", help="a settings file whose recipe is used on the folders")
+    parser.add_argument("--name", help="of the model: a folder below runs/, or a path (default: that of the photos)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--cache", default=CACHE, help=f"folder of decoded photos (default: {CACHE})")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     try:
-        settings = read_settings(options.settings, options.changes)
-        manifest = prepare(settings, options.cache)
-        print(manifest.groupby(["source", "split"]).size().to_string(), flush=True)
+        settings, photos = _asked(options)
         training.keep_freed_memory()
-        _, history = train(settings.recipe, manifest, settings.run, cache=options.cache, device=options.device)
-    except (ValueError, OSError, FloatingPointError, ImageError) as error:
-        print(f"faces.research.experiments: {error}", file=sys.stderr)
+        how = {"overwrite": options.overwrite, "cache": options.cache, "device": options.device}
+        lines = train_and_publish(settings, photos, **how)
+    except (ValueError, OSError, RuntimeError, FloatingPointError, ImageError) as error:
+        print(f"faces train: {error}", file=sys.stderr)
         return 2
-    print(history.T.round(4).to_string())
-    print(f"written to {settings.run}")
+    except KeyboardInterrupt:
+        print("faces train: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    print(*lines, f"{settings.run} written; use it with: python process.py DIR --model {settings.run}", sep="\n")
     return 0
+
+
+def _asked(options: argparse.Namespace) -> tuple[Settings, pd.DataFrame]:
+    """Settings and photos of a command line."""
+    changes = [one for one in options.given if "=" in one and not Path(one).exists()]
+    places = [one for one in options.given if one not in changes]
+    file = next((one for one in places if Path(one).suffix.lower() in (".yaml", ".yml")), None)
+    if not places or (file and (len(places) > 1 or options.recipe)):
+        raise SettingsError("name folders of photos (--recipe FILE: with the recipe of a file), or one settings file")
+    if options.label and (file or options.recipe):
+        raise SettingsError(f"--label goes with folders alone: {file or options.recipe} says what is learnt")
+    if file:
+        content, photos = _read_yaml(file), None
+    else:
+        photos, run = data.read(places), _run_folder(Path(places[0]).resolve().name)
+        if options.recipe:
+            content = _read_yaml(options.recipe) | {"data": places, "run": run}
+        else:
+            content = of_folders(photos, places, label=options.label, run=run)
+            if any(change.startswith(("batch_size=", "recipe.batch_size=")) for change in changes):
+                del content["recipe"]["batch_size"], content["recipe"]["learning_rate"]
+    if options.name:
+        content["run"] = _run_folder(options.name)
+    settings = _settings(content, changes, file or options.recipe or "settings")
+    return settings, data.read(settings.data) if photos is None or settings.data != places else photos
+
+
+def _run_folder(name: str) -> str:
+    return name if os.sep in name else os.path.join("runs", name)  # noqa: PTH118
 
 
 if __name__ == "__main__":

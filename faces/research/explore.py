@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,38 +144,36 @@ def learning_curve(
     -------
     DataFrame with ``photos``, ``train`` and ``val``: mean absolute errors in years.
     """
-    import torch
-
-    from faces import ages, batches, models, training
-    from faces.research.augment import Augment
+    from faces.research import experiments, years
 
     known = data.usable(photos, "age")
-    known = ages.settle(known[known["split"] != "excluded"].reset_index(drop=True))
-    pixels, labels = batches.load_images(known, size), ages.ranges(known).astype(np.float32)
+    known = years.merge_duplicates(known[known["split"] != "excluded"].reset_index(drop=True)).dropna(subset="age")
+    recipe = experiments.Recipe(
+        learn={"age": 1.0},
+        along={},
+        backbone="gender_cnn",
+        options={"standardize": True, "batch_norm": True, "padding": 1, "dropout2d": 0.0},
+        weights="random",
+        size=size,
+        dropout=0.5,
+        batch_size=batch_size,
+        learning_rate=2e-3,
+        warmup=0.3,
+        age_loss="dex",
+        age_spread=0.0,
+        augment=experiments.Augment(rotate=10, shift=0.05, zoom=(0.8, 1.25)),
+        average=0.0,
+        seed=seed,
+    )
     learn = np.random.default_rng(seed).permutation(np.flatnonzero(known["split"] == "train"))
-    checked = np.flatnonzero(known["split"] == "val")
-    val, head, rows = batches.loader(pixels[checked], labels[checked], 256), ages.HEADS["dex"], []
+    checked, rows = np.flatnonzero(known["split"] == "val"), []
     for halvings in reversed(range(points)):
         members = learn[: len(learn) // 2**halvings]
-        torch.manual_seed(seed)
-        model = models.gender_cnn(head.outputs, size=size, standardize=True, batch_norm=True, padding=1, dropout2d=0.0)
-        history = training.fit(
-            model,
-            batches.loader(pixels[members], labels[members], batch_size, shuffle=True, seed=seed),
-            val,
-            loss=head.loss,
-            optimizer=torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05),
-            epochs=epochs * 2**halvings,
-            folder=folder / f"{halvings}_halvings",
-            schedule=training.one_cycle(),
-            augment=Augment(rotate=10, shift=0.05, zoom=(0.8, 1.25)),
-            metrics={"mae": ages.error_of(head)},
-            monitor="val_mae",
-            keep="min",
-            seed=seed,
-        )
+        few, place = known.iloc[[*members, *checked]], folder / f"{halvings}_halvings"
+        stage = replace(recipe, epochs=epochs * 2**halvings)
+        _, history = experiments.train(stage, few, place, cache=folder / "cache", keep="best")
         last = history.iloc[-1]
-        rows.append({"photos": len(members), "train": last["train_mae"], "val": last["val_mae"]})
+        rows.append({"photos": len(members), "train": last["train_age_mae"], "val": last["val_age_mae"]})
     return pd.DataFrame(rows)
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import os
+import platform
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,16 +22,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import torch
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from faces import __version__
-from faces.export import HALF_TOLERANCE, TOLERANCE, YEARS_TOLERANCE, ExportError, halve
 from faces.research.backbones import SameConv
+from faces.research.batches import Pixels
 from faces.research.heads import Classes, Head, from_dict
 from faces.research.networks import Network
+from faces.research.steps import commit
 
 SUBJECTS = ("face", "picture")
+TOLERANCE, HALF_TOLERANCE = 1e-4, 0.01  # largest difference of a probability; the same with weights in 16 bits
+YEARS_TOLERANCE, HALF_YEARS_TOLERANCE = 0.01, 0.5  # the same of an age, in years
+
+
+class ExportError(RuntimeError):
+    """The exported network answers otherwise than the trained one."""
 
 
 class Deployed(nn.Module):
@@ -138,8 +151,7 @@ def compare(deployed: Deployed, path: str | os.PathLike, pixels: np.ndarray, *, 
     """Largest difference of an ONNX file's answers from torch's; ExportError beyond the tolerance."""
     if not len(pixels):
         raise ExportError("an export must be compared with its original on some images, and none were given")
-    session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
-    worst = 0.0
+    session, worst = _session(path), 0.0
     # Batches of different size, so that a batch size frozen into the graph shows.
     for part in np.array_split(pixels, [1, *range(33, len(pixels), 32)]):
         if not len(part):
@@ -148,9 +160,232 @@ def compare(deployed: Deployed, path: str | os.PathLike, pixels: np.ndarray, *, 
             expected = deployed(torch.from_numpy(np.ascontiguousarray(part)))
         for head, one, other in zip(deployed.answers, expected, session.run(None, {"pixels": part}), strict=True):
             difference = float(np.abs(one.numpy() - other).max())
-            years = YEARS_TOLERANCE * (50 if half else 1)
-            tolerance = (HALF_TOLERANCE if half else TOLERANCE) if isinstance(head, Classes) else years
-            if not difference <= tolerance:
+            plain, halved = (
+                (TOLERANCE, HALF_TOLERANCE) if isinstance(head, Classes) else (YEARS_TOLERANCE, HALF_YEARS_TOLERANCE)
+            )
+            if not difference <= (halved if half else plain):
                 raise ExportError(f"the exported {head.name} differs from the trained one by {difference:.1e}")
             worst = max(worst, difference)
     return worst
+
+
+def frame(path: str | os.PathLike, heads: Sequence[Head], pixels: Pixels, rows: np.ndarray) -> pd.DataFrame:
+    """The answers of an ONNX file about some images as columns of a table; see ``frame`` of each head."""
+    session, parts = _session(path), []
+    for some in np.array_split(rows, -(-len(rows) // 256)):
+        answers = session.run(None, {"pixels": pixels[some]})
+        parts.append(pd.concat([head.frame(answer) for head, answer in zip(heads, answers, strict=True)], axis=1))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _session(path: str | os.PathLike) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
+
+
+# -------------------------------------------------------------------------------------------------- smaller files
+
+
+def halve(path: str | os.PathLike) -> None:
+    """Store the weights of an ONNX file in 16 bits, each cast to 32 before use; onnxruntime does so on loading."""
+    proto = onnx.load(path)
+    casts = []
+    for weights in proto.graph.initializer:
+        if weights.data_type != onnx.TensorProto.FLOAT or math.prod(weights.dims) < 64:
+            continue
+        name = weights.name
+        kept = onnx.numpy_helper.to_array(weights).astype(np.float16)
+        weights.CopyFrom(onnx.numpy_helper.from_array(kept, f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def quantize(source: str | os.PathLike, target: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Write an exported network again with the weights and activations of its backbone in 8 bits.
+
+    Static quantisation, with a scale a channel of the weights and a range of each activation (Jacob et al.,
+    1712.05877). The last dense layer of every head and all after it, calibration and softmax too, stay in float.
+
+    Parameters
+    ----------
+    source, target : path
+        ONNX files; they may be the same.
+    pixels : uint8 array ``[n, size, size, 3]``
+        Training images on which the ranges of the activations are found; a few hundred will do.
+
+    Raises
+    ------
+    ExportError
+        No images.
+    """
+    if not len(pixels):
+        raise ExportError("8-bit ranges must be found on some images, and none were given")
+    about = onnx.load(source).metadata_props
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = Path(temporary) / "prepared.onnx"
+        # BatchNorm is folded into the convolutions first: each then has one range, not two.
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quantize_static(
+                prepared,
+                target,
+                _Calibration(pixels),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Gemm", "Add", "Clip", "GlobalAveragePool", "ReduceMean"],
+                nodes_to_exclude=_head_nodes(prepared),
+                per_channel=True,
+                # Seven bits a weight: without VNNI, sums of two products of eight bits overflow (ONNX Runtime's
+                # documentation, "Quantize ONNX models").
+                reduce_range=True,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+    proto = onnx.load(target)
+    onnx.helper.set_model_props(proto, {prop.key: prop.value for prop in about})
+    onnx.save(proto, target)
+
+
+def _head_nodes(path: Path) -> list[str]:
+    """The nodes of every head from its last dense layer on: a sum of years in 256 steps would be off by months."""
+    graph = onnx.load(path).graph
+    matrices = {weights.name for weights in graph.initializer if len(weights.dims) == 2}
+    made_by = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = [output.name for output in graph.output]
+    while waiting:
+        node = made_by.get(waiting.pop())
+        if node and node.name not in found and node.op_type != "Conv":
+            found.add(node.name)
+            if not (node.op_type in ("Gemm", "MatMul") and matrices.intersection(node.input)):
+                waiting += node.input
+    return sorted(found)
+
+
+class _Calibration(CalibrationDataReader):
+    def __init__(self, pixels: np.ndarray):
+        self.batches = iter([{"pixels": pixels[start : start + 32]} for start in range(0, len(pixels), 32)])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def versions() -> dict[str, str]:
+    """The commit and the versions of the packages that decide the numbers."""
+    packages = {"torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
+    return {"commit": commit(), "faces": __version__, "python": platform.python_version()} | packages
+
+
+# ----------------------------------------------------------------------------------------------------- terms of use
+
+UTKFACE = "UTKFace is free for non-commercial research only, and weights trained on it should be taken to inherit that."
+SIMPSONS = "The pictures of {} are from the Simpsons Characters Dataset, which is under CC BY-NC-SA 4.0."
+# Terms of photos -> how their rows in a manifest are recognised, whatever their folder is called.
+TERMS = {
+    UTKFACE: lambda rows: rows["name"].str.contains(r"(?:^|/)\d{1,3}_[01]_(?:[0-4]_)?\d{8,}").mean() > 0.5,
+    "FairFace is under CC BY 4.0.": lambda rows: _holds(
+        rows, "race", "Latino_Hispanic", "East Asian", "Middle Eastern"
+    ),
+    "The MTFL photos (gathered as {}) are for research use.": lambda rows: (
+        rows["name"].str.contains(r"(?:^|/)(?:AFLW|lfw_5590|net_7876)_").mean() > 0.5
+    ),
+    SIMPSONS: lambda rows: _holds(rows, "label", "homer_simpson", "bart_simpson", "lisa_simpson"),
+}
+# Published sources, for tables without labels or names.
+NAMED = dict(zip(("utkface", "fairface", "glasses", "color6"), TERMS, strict=True)) | {"gray14": SIMPSONS}
+
+
+def terms(photos: pd.DataFrame) -> list[str]:
+    """A sentence on the terms of each source; known data sets are recognised by the names and labels of the photos."""
+    found = []
+    for source, rows in photos.groupby("source"):
+        known = NAMED.get(source) or next((text for text, shows in TERMS.items() if shows(rows)), None)
+        found.append(known.format(f"`{source}`") if known else f"{source}: the terms of its owners.")
+    return found
+
+
+def _holds(rows: pd.DataFrame, column: str, *values: str) -> bool:
+    return column in rows and rows[column].isin(values).any()
+
+
+FAILURES = {
+    "face": "Whole scenes: the network expects one face, upright, filling most of the picture.",
+    "picture": "Pictures of another kind, or framed otherwise, than those it was trained on: it answers all the same.",
+    "gender": "The labels name how somebody was seen by an annotator, as one of two. The network can say nothing else, "
+    "and nothing of how a person identifies.",
+    "age": "An age is how old somebody looks in one photo, learnt from labels that were mostly guessed from photos; "
+    "the very young and the old are drawn towards the middle.",
+}
+CARD = """# {name}
+
+Predicts {heads} from a {size}×{size} {image}. {parameters:,} weights.
+
+## Measured
+
+| test photos of | number | metric | value | 95 % interval |
+|---|---|---|---|---|
+{table}
+
+Intervals: bootstrap over groups of near-duplicate photos. All figures: `metrics.json`.
+
+## Known failures
+
+{failures}
+
+## Intended use
+
+Teaching, research, and sorting one's own photos, with errors in mind. Not for decisions about people, not for \
+identification or surveillance, not for anybody who did not agree to it.
+
+## Training data and its terms
+
+Trained on: {sources}. {terms}
+"""
+
+
+def card(metrics: Mapping, figures: pd.DataFrame, photos: pd.DataFrame, subject: str) -> str:
+    """The text of MODEL_CARD.md.
+
+    Parameters
+    ----------
+    metrics : mapping
+        The content of metrics.json.
+    figures : DataFrame
+        As from ``evaluation.figures``.
+    photos : DataFrame
+        The training rows of the manifest.
+    subject : {"face", "picture"}
+    """
+    names = [head["name"] for head in metrics["heads"]]
+    shown = figures.assign(unit=np.where(figures["metric"] == "mae", "{:.2f} years", "{:.1%}"))
+    table = [
+        f"| {row.source} | {row.photos:,} | {row.head} {row.metric} "
+        f"| {row.unit.format(row.mean)} | {row.unit.format(row.low)} – {row.unit.format(row.high)} |"
+        for row in shown[shown["by"] == ""].itertuples()
+    ]
+    failures = []
+    for (head, metric, source), rows in shown[shown["by"] == "age_group"].groupby(["head", "metric", "source"]):
+        if metric != "coverage" and len(rows) > 1:
+            worst = rows.loc[rows["mean"].idxmax() if metric == "mae" else rows["mean"].idxmin()]
+            value = worst["unit"].format(worst["mean"])
+            failures.append(
+                f"{source}: {head} is worst in age group {worst['value']} ({value}, {worst['photos']:,} photos)."
+            )
+    failures += [FAILURES[key] for key in (subject, *names) if key in FAILURES]
+    return CARD.format(
+        name=metrics["model"],
+        heads=", ".join(
+            f"{head['name']} ({' or '.join(head['classes']) if 'classes' in head else 'years, with an interval'})"
+            for head in metrics["heads"]
+        ),
+        size=metrics["recipe"]["size"],
+        image=("crop of one face" if subject == "face" else "picture")
+        + ", the whole of it between black edges" * metrics["recipe"]["whole"],
+        parameters=metrics["parameters"],
+        table="\n".join(table),
+        failures="\n".join(f"- {text}" for text in failures),
+        sources=", ".join(sorted(photos["source"].unique())),
+        terms=" ".join(terms(photos)),
+    )

@@ -266,9 +266,11 @@ def of(recipe, manifest: pd.DataFrame) -> list[Head]:
 
     Raises
     ------
-    ValueError : a column to learn has fewer than two classes.
+    ValueError : a column to learn has fewer than two classes, or a name that no part of a network can have.
     """
     found: list[Head] = []
+    if wrong := [name for name in recipe.learn if "." in name or hasattr(nn.ModuleDict, name)]:
+        raise ValueError(f"no head of a network can be called {wrong[0]!r}: give that column another name")
     for name, weight in {**recipe.learn, **{k: w for k, w in recipe.along.items() if k not in recipe.learn}}.items():
         if name == "age":
             if not np.isnan(years.ranges(manifest)).all():

@@ -133,7 +133,7 @@ class Steps:
             frame.reset_index(drop=True).to_parquet(partial, compression="zstd")
             partial.replace(path)
             kept[table] = _content(pd.read_parquet(path))
-        index = self.index() | {step: {"commit": _commit()} | about | {"tables": kept}}
+        index = self.index() | {step: {"commit": commit()} | about | {"tables": kept}}
         write_json(self.folder / "index.json", dict(sorted(index.items())))
 
     def adopt(self, step: str, tables: Tables, source: str, *inputs: Any, **settings: Any) -> None:
@@ -252,7 +252,7 @@ def _defaults(given: Any) -> dict:
     return _plain(found)
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that is checked out, with a + where files differ from it; unknown outside of a checkout."""
 
     def git(*arguments: str) -> str:

@@ -341,6 +341,14 @@ def _best(table: pd.DataFrame, monitor: str, best: str) -> int:
     return table[monitor].idxmax() if best == "max" else table[monitor].idxmin()
 
 
+def remove_checkpoints(folder: str | os.PathLike) -> None:
+    """Remove what a run, or each of its stages, needed to go on; weights and history stay."""
+    for place in (Path(folder), *Path(folder).glob("stage-*/")):
+        for name in (LAST, "progress.log", "epoch-*.safetensors"):
+            for path in place.glob(name):
+                path.unlink()
+
+
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -464,6 +472,14 @@ def _join_processes(device: torch.device) -> tuple[int, int]:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return dist.get_rank(), dist.get_world_size()
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes results; those of torchrun wait for each other here."""
+    if not dist.is_initialized():
+        return True
+    dist.barrier()
+    return dist.get_rank() == 0
 
 
 def keep_freed_memory() -> None:

@@ -73,23 +73,30 @@ def test_where_all_groups_agree_the_interval_is_wilsons(right):
     assert evaluation.bootstrap([0, 0])[1:] == (0.0, 0.0)  # differences are no shares
 
 
-def figures_of(truth, said, classes):
-    frame = pd.DataFrame({"label": list(truth), "source": "pets", "group": range(len(truth))})
-    logits = 9.0 * (np.array(list(said))[:, None] == np.array(list(classes)))
-    frame = evaluation.predictions(frame, logits, list(classes), "label")
-    return {"label": "label", "classes": list(classes), **evaluation.by_source(frame, ["label"])}
+def told(truth, said, absent=()):
+    frame = pd.DataFrame({"source": "pets", "group": range(len(truth)), "pet_predicted": list(said)})
+    measured = evaluation.measured(frame, "pet", pd.Series(list(truth), dtype=object))
+    figures = evaluation.figures(frame, {("pet", metric): values for metric, values in measured.items()})
+    return evaluation.told(figures.to_dict("records"), {"pet": absent})
 
 
 def test_too_few_test_photos_and_absent_classes_are_told():
-    assert evaluation.told(figures_of("", "", "cd")) == ["no test photos: nothing is known of how good it is"]
-    [line] = evaluation.told(figures_of("c", "c", "cd"))
-    assert line == (
-        "pets: 1 of 1 test photos right, too few to tell how good it is; none shows d: nothing is known of those"
-    )
-    [line] = evaluation.told(figures_of("c" * 20, "c" * 20, "cd"))
-    assert line.startswith("pets: 100.0% of 20 test photos right (95 % interval 83.9% to 100.0%); none shows d")
-    [line] = evaluation.told(figures_of("cd" * 10, "cc" * 10, "cd"))
-    assert line.startswith("pets: 50.0% of 20 test photos right (95 % interval") and "none" not in line
+    assert told("", "") == ["no test photos: nothing is known of how good it is"]
+    assert told("c", "c", "d") == [
+        "pets: pet: 1 of 1 test photos right, too few to tell how good it is; none shows d: nothing is known of those"
+    ]
+    [line] = told("c" * 20, "c" * 20, "d")
+    assert line.startswith("pets: pet: 100.0% of 20 test photos right (95 % interval 83.9% to 100.0%); none shows d")
+    [line] = told("cd" * 10, "cc" * 10)
+    assert line.startswith("pets: pet: 50.0% of 20 test photos right (95 % interval") and "none" not in line
+
+
+def test_errors_in_years_are_told():
+    row = {"head": "age", "metric": "mae", "source": "faces", "by": "", "photos": 40, "groups": 40}
+    row |= {"mean": 4.666, "low": 4.1, "high": 5.2}
+    assert evaluation.told([row, row | {"metric": "coverage"}, row | {"by": "gender"}], {}) == [
+        "faces: age: 4.67 years of mean absolute error on 40 test photos (95 % interval 4.10 to 5.20)"
+    ]
 
 
 def test_by_group_counts_every_photo_once_and_names_the_unknown():
@@ -101,18 +108,13 @@ def test_by_group_counts_every_photo_once_and_names_the_unknown():
     assert ((groups["low"] <= groups["mean"]) & (groups["mean"] <= groups["high"])).all()
 
 
-def test_summary_and_confusion_agree():
+def test_confusion_counts_every_photo():
     table, _ = frame()
     counts = evaluation.confusion(table, "gender", ["female", "male"])
     assert counts.to_numpy().sum() == len(table)
     right = counts.loc["female", "female"] + counts.loc["male", "male"]
-    assert evaluation.summary(table)["accuracy"]["value"] == pytest.approx(right / len(table), abs=1e-4)
+    assert right == table["correct"].sum()
     assert (counts.sum(axis=1) == table["gender"].value_counts()[["female", "male"]].to_numpy()).all()
-
-
-def test_records_are_plain_json():
-    table = pd.DataFrame({"n": [1, 2], "mean": [0.123456, np.nan]}, index=["x", 3])
-    assert evaluation.records(table) == {"x": {"n": 1, "mean": 0.1235}, "3": {"n": 2, "mean": None}}
 
 
 # ------------------------------------------------------------------------------------------------- confidence
@@ -127,20 +129,13 @@ def test_one_logit_and_two_say_the_same():
     pd.testing.assert_frame_equal(again, table)
 
 
-def sure(n=20_000, factor=3.0, outputs=1, seed=0):
+def sure(n=20_000, factor=3.0, seed=0):
     """Logits that claim ``factor`` times what is true of them: (logits, targets)."""
     rng = np.random.default_rng(seed)
-    honest = rng.normal(0, 2, (n, outputs))
+    honest = rng.normal(0, 2, (n, 1))
     likely = evaluation.probabilities(honest)
     targets = (rng.random((n, 1)) > likely.cumsum(1)).sum(1)
     return honest * factor, targets
-
-
-@pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("factor", [0.5, 3.0])
-def test_the_temperature_undoes_too_much_or_too_little_confidence(outputs, factor):
-    logits, targets = sure(factor=factor, outputs=outputs)
-    assert evaluation.temperature(logits, targets) == pytest.approx(factor, rel=0.06)
 
 
 def test_calibration_improves_and_accuracy_stays():
@@ -189,13 +184,6 @@ def test_groups_served_worse_are_those_whose_whole_interval_lies_below():
     assert worse["value"].tolist() == ["0-2"] and worse["source"].tolist() == ["web"]
     assert worse.loc[0, "high"] < worse.loc[0, "overall"]
     assert evaluation.served_worse(table[age == "0-2"], ["age_group"]).empty
-
-
-def test_figures_by_source_have_the_form_of_metrics():
-    table, _ = frame()
-    figures = evaluation.by_source(table.dropna(subset="source"), ["gender", "absent"])
-    assert set(figures) == {"test", "test_by_gender"}
-    assert set(figures["test"]) == {"a", "b"} and set(figures["test_by_gender"]["a"]) == {"female", "male"}
 
 
 def test_qualities_measure_light_and_detail():

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -6,8 +7,10 @@ import onnxruntime
 import pytest
 import torch
 from pandas.api.types import is_numeric_dtype
+from PIL import Image
 
-from faces.research import batches, experiments, export, heads, networks, training
+from faces import cli, predict
+from faces.research import batches, data, demo, experiments, export, heads, networks, training
 from faces.research.experiments import Augment, Recipe
 
 RECIPE = Recipe(
@@ -37,6 +40,9 @@ def run(photos, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
     network, history = experiments.train(RECIPE, photos, folder, cache=cache, progress=False)
     return folder, network, history
+
+
+MODEL_FOLDER = {"model.onnx", "weights.safetensors", "model.json", "metrics.json", "history.csv", "MODEL_CARD.md"}
 
 
 def same(one, other):
@@ -145,8 +151,8 @@ def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path, 
     metrics = experiments.publish(folder, tmp_path / "model", photos, cache=cache)
     assert {row["head"] for row in metrics["test"]} == {"gender", "age", "glasses"}
     assert (tmp_path / "SHA256SUMS").read_text().endswith("  model/model.onnx\n")
-    names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert names == {"model.onnx", "weights.safetensors", "metrics.json", "history.csv", "MODEL_CARD.md"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == MODEL_FOLDER
+    assert list(experiments.load(tmp_path / "model")[0].heads) == ["gender", "age", "glasses"]  # race was learnt along
     test = photos[photos["split"] == "test"].reset_index(drop=True)
     expected = experiments.predict(folder, test, cache=cache)
     session = onnxruntime.InferenceSession(tmp_path / "model" / "model.onnx")
@@ -162,12 +168,17 @@ def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path, 
             else:
                 np.testing.assert_allclose(table[column], expected[column], atol=1e-2 if head.name == "age" else 1e-4)
     before = (tmp_path / "model" / "metrics.json").read_bytes()
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="holds a model already"):
         experiments.publish(folder, tmp_path / "model", photos, cache=cache)
     assert (tmp_path / "model" / "metrics.json").read_bytes() == before
-    monkeypatch.setattr(export, "export", lambda network, path, *_, **__: path.write_bytes(b"new") * 0.0)
-    experiments.publish(folder, tmp_path / "model", photos, cache=cache, overwrite=True)
-    assert (tmp_path / "model" / "model.onnx").read_bytes() == b"new"
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    small = experiments.publish(folder, tmp_path / "model", photos, cache=cache, overwrite=True, int8=True)
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine" and small["test"] != metrics["test"]
+    shipped = predict.Model(tmp_path / "model")
+    told = [face.label for face in shipped.head("glasses").read(shipped.run(pixels, "glasses"))]
+    row = next(row for row in small["test"] if row["head"] == "glasses" and not row["by"])
+    known = test["glasses"].notna()
+    assert row["mean"] == pytest.approx((test["glasses"] == told)[known].mean(), abs=1e-4)  # of the file itself
     assert networks.load_weights(experiments.load(folder)[0], tmp_path / "model")
 
 
@@ -189,16 +200,33 @@ def test_settings_files(tmp_path):
     path.write_text("data: [photos]\nrun: runs/x\nrecipe: {learn: {gender: 1}, augment: {rotate: 5}}\n")
     settings = experiments.read_settings(path, ["recipe.epochs=3", "limit=50"])
     assert (settings.recipe.epochs, settings.limit, settings.recipe.augment.rotate) == (3, 50, 5.0)
+    assert experiments.read_settings(path, ["epochs=4"]).recipe.epochs == 4
     for wrong, message in (
         ("recipe.epoch=3", "recipe.*epoch.*nexpected"),
         ("recipe.epochs=0", "recipe.*epochs.*greater than or equal to 1"),
         ("recipe.augment.turn=1", "augment.*turn.*nexpected"),
+        ("recipe.augment=5", "augment"),
+        ("recipe.augment.rotate.x=5", "does not fit the settings"),
         ("nonsense", "is not KEY=VALUE"),
     ):
         with pytest.raises(experiments.SettingsError, match=message):
             experiments.read_settings(path, [wrong])
     path.write_text("data: [photos]\nrun: x\nrecipe: [{epochs: 1}, {epochs: 2, weights: random}]\n")
-    assert [stage.epochs for stage in experiments.read_settings(path).recipe] == [1, 2]
+    assert [stage.epochs for stage in experiments.read_settings(path, ["recipe.1.seed=7"]).recipe] == [1, 2]
+    for text, message in (
+        (
+            "dataset_parameters: {traindir: x}\nmodel_parameters: {}\n",
+            "of an earlier version .*write the keys data, run",
+        ),
+        ("- a\n", "must hold the keys data, run and recipe"),
+        ("data: [\n", "cannot be read: while parsing"),
+    ):
+        path.write_text(text)
+        with pytest.raises(experiments.SettingsError, match=message) as error:
+            experiments.read_settings(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(experiments.SettingsError, match=r"cannot be read: .*No such file"):
+        experiments.read_settings(tmp_path / "none.yaml")
 
 
 def test_pixels_are_decoded_once(photos, tmp_path, monkeypatch):
@@ -213,3 +241,146 @@ def test_a_guide_is_imitated_and_left_behind(run, photos, cache, tmp_path):
     network, _ = experiments.train(recipe, photos, tmp_path, cache=cache, progress=False)
     assert list(network.heads) == ["gender"]
     assert same(experiments.load(tmp_path)[0], network)
+
+
+# ------------------------------------------------------------------------------------------------ the command train
+
+TINY = ["backbone=small_resnet", "options.width=4", "weights=random", "size=32", "epochs=1"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder that the command is called from, with a folder of labelled pictures."""
+    monkeypatch.chdir(tmp_path)
+    pets = demo.make(tmp_path / "pets", 60, layout="class_folders", size=40)
+    (pets / "female").rename(pets / "cats")
+    (pets / "male").rename(pets / "dogs")
+    return tmp_path
+
+
+def test_class_folders_become_a_model_for_process_py(home, capsys):
+    assert cli.main(["train", "pets", *TINY]) == 0
+    shown = capsys.readouterr()
+    assert re.match(r"pets: \d+ images by class folders\nlabel: (cats|dogs) \d+, ", shown.err)
+    assert len(re.findall("left out: pets/.*", shown.err)) == 1
+    assert re.match(r"pets: label: \d+ of \d+ test photos right, too few to tell how good it is\n", shown.out)
+    assert shown.out.endswith("runs/pets written; use it with: python process.py DIR --model runs/pets\n")
+    folder = home / "runs" / "pets"
+    assert {path.name for path in folder.iterdir()} == MODEL_FOLDER
+    recipe = experiments.load(folder)[1]
+    assert (recipe.batch_size, recipe.learning_rate) == (16, pytest.approx(1e-3 * 8**-0.5))  # few photos, small batches
+    model = predict.Model(folder)
+    assert model.classes == ("cats", "dogs") and model.subject == "picture"
+    assert cli.label(["pets/cats", "--model", "runs/pets"]) == 0
+    assert set(json.loads((home / "process_results.json").read_text()).values()) <= {"cats", "dogs"}
+    before = (folder / "model.onnx").read_bytes()
+    assert cli.main(["train", "pets", *TINY]) == 2
+    assert "runs/pets holds a model already: name another folder, or overwrite it" in capsys.readouterr().err
+    assert cli.main(["train", "pets", *TINY, "seed=3", "recipe.seed=3", "--overwrite"]) == 0
+    assert (folder / "model.onnx").read_bytes() != before
+
+
+def test_a_settings_file_and_its_recipe_on_other_folders(home, capsys):
+    (home / "mine.yaml").write_text(
+        "data: [pets]\nrun: runs/a/b\nstratify: [label]\nrecipe:\n  learn: {label: 1}\n  along: {}\n  batch_size: 32\n"
+    )
+    assert cli.main(["train", "mine.yaml", *TINY]) == 0
+    assert {path.name for path in (home / "runs/a/b").iterdir()} == MODEL_FOLDER
+    assert cli.main(["train", "pets", "--recipe", "mine.yaml", "--name", "second", *TINY]) == 0
+    assert experiments.load(home / "runs/second")[1].batch_size == 32
+    capsys.readouterr()
+    assert cli.main(["train", "mine.yaml", "pets"]) == 2
+    assert cli.main(["train", "mine.yaml", "--label", "smile"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "or one settings file" in told[0] and "mine.yaml says what is learnt" in told[1]
+
+
+def test_an_interrupted_command_goes_on(home, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "publish", interrupted)
+        assert cli.main(["train", "pets", *TINY]) == 130
+    assert "interrupted; run the same command again to go on" in capsys.readouterr().err
+    monkeypatch.setattr(torch.optim.AdamW, "step", None)  # nothing is trained again
+    assert cli.main(["train", "pets", *TINY]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no such data folder: nowhere"),
+        (["pets", "--label", "smile"], "the data have no label `smile`"),
+        (["pets", "weights=nowhere"], "no weights to start from in nowhere"),
+        (["pets", "size=16"], "recipe.size: Input should be greater than or equal to 32"),
+        (["pets", "epoch=3"], "epoch: Unexpected keyword argument"),
+        (["pets", "--name", "./pets"], "holds the photos: name another folder for the run"),
+        (["pets", "recipe.learn={type: 1}"], "no head of a network can be called 'type'"),
+        (["epochs=3"], "name folders of photos"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_one_line_before_any_photo_is_opened(
+    home, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(data, "scan", lambda *_, **__: pytest.fail("photos were opened"))
+    assert cli.main(["train", arguments[0], *TINY, *arguments[1:]]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("faces train: ") and message in last
+    assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize("values", [["0", "1"], ["1.0", "0.0", ""], ["TRUE", "FALSE"]])
+def test_numbers_and_truth_values_of_a_csv_are_classes(home, monkeypatch, capsys, values):
+    def stop(manifest, **_):
+        raise ValueError(f"classes {sorted(manifest['smile'].dropna().unique())}")
+
+    monkeypatch.setattr(data, "prepare", stop)
+    (home / "smiles").mkdir()
+    for number in range(6):
+        (home / "smiles" / f"{number}.jpg").touch()
+    rows = (f"{number}.jpg,{values[number % len(values)]}" for number in range(6))
+    (home / "smiles" / "labels.csv").write_text("\n".join(["file,smile", *rows]))
+    assert cli.main(["train", "smiles", "--label", "smile", *TINY]) == 2
+    shown = capsys.readouterr().err
+    assert f"classes {['False', 'True'] if 'TRUE' in values else ['0', '1']}" in shown
+    assert shown.startswith("smiles: 6 images by labels.csv\nsmile: ")
+
+
+def test_a_single_class_and_too_few_photos_are_refused(home, capsys):
+    names = sorted(path.relative_to(home / "pets").as_posix() for path in (home / "pets").glob("*/*.jpg"))
+    (home / "pets" / "labels.csv").write_text("\n".join(["file,smile", *(f"{name},1" for name in names)]))
+    assert cli.main(["train", "pets", "--label", "smile", *TINY]) == 2
+    assert "column 'smile' needs two classes; it has 1" in capsys.readouterr().err
+    (home / "pets" / "labels.csv").unlink()
+    for path in sorted((home / "pets").glob("*/*.jpg"))[1:-1]:
+        path.unlink()
+    assert cli.main(["train", "pets", *TINY]) == 2
+    assert "images are too few to split, or all near duplicates" in capsys.readouterr().err
+
+
+def test_without_a_network_the_remedies_are_told(home, capsys, monkeypatch):
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda *_, **__: (_ for _ in ()).throw(OSError("no route"))
+    )
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", torch.hub.load_state_dict_from_url)
+    assert cli.main(["train", "pets", "epochs=1"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "set TORCH_HOME to a folder that holds hub/checkpoints/mobilenet_v2-" in last and "weights=random" in last
+
+
+def test_what_learnt_from_grey_pictures_sees_colours_as_grey(photos, cache, tmp_path):
+    colour = photos.assign(gender=photos["gender"].fillna("male"))
+    grey = colour.copy()
+    (tmp_path / "grey").mkdir()
+    for number, path in enumerate(colour["path"]):
+        grey.loc[number, "path"] = str(tmp_path / "grey" / f"{number}.png")
+        Image.open(path).convert("L").save(grey.loc[number, "path"])
+    grey = data.scan(grey.drop(columns=["error", "width", "height", "sha256", "phash"]))
+    recipe = replace(RECIPE, learn={"gender": 1.0}, along={}, epochs=1)
+    experiments.train(recipe, grey, tmp_path / "run", cache=cache, progress=False)
+    experiments.publish(tmp_path / "run", tmp_path / "model", grey, cache=cache)
+    model = predict.Model(tmp_path / "model")
+    rows = np.arange(20)
+    told = [model.run(batches.decode(table, 32, cache=cache)[rows], "gender") for table in (colour, grey)]
+    np.testing.assert_allclose(*told, atol=0.02)

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
-from faces import losses
 from faces.research import heads
 from faces.research.heads import Classes, Years, total_loss
 
@@ -25,33 +25,51 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 2.0])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("weights", [None, (0.5, 2.0, 0.0)])
-def test_class_loss_equals_the_former_focal_loss(gamma, smoothing, weights):
-    logits, targets = drawn(8, 3).float(), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1])
-    head = Classes("x", ("a", "b", "c"), gamma=gamma, smoothing=smoothing, class_weights=weights)
-    new = total_loss([head], {"x": logits}, {"x": targets[:, None].float()})
-    old = losses.focal(gamma, weights, smoothing=smoothing)(logits, targets)
-    assert new.item() == pytest.approx(old.item(), abs=1e-6)
+def loss_of(head, logits, *targets):
+    """The loss of one head for class numbers, None for unknown."""
+    known = torch.tensor([[torch.nan if target is None else target] for target in targets], dtype=logits.dtype)
+    return total_loss([head], {head.name: logits}, {head.name: known})
 
 
-def test_two_logits_equal_the_former_single_one():
-    z, targets = drawn(16, 1), torch.tensor([0, 1] * 8)
+# Not both: torch weighs the smoothed part by class too.
+@pytest.mark.parametrize(("weights", "smoothing"), [(None, 0.0), (None, 0.1), ((0.5, 2.0, 0.7), 0.0)])
+def test_class_loss_without_gamma_is_cross_entropy(weights, smoothing):
+    logits, targets = drawn(6, 3), [0, 1, 1, 0, 2, 0]
+    head = Classes("x", ("a", "b", "c"), smoothing=smoothing, class_weights=weights)
+    weight = weights and torch.tensor(weights, dtype=torch.double)
+    expected = F.cross_entropy(logits, torch.tensor(targets), weight=weight, label_smoothing=smoothing)
+    torch.testing.assert_close(loss_of(head, logits, *targets), expected)
+
+
+def test_focal_loss_is_the_formula_and_counts_what_is_wrong():
+    logits, targets = 3 * drawn(6, 3), [0, 1, 1, 0, 2, 0]
+    p = logits.softmax(1)[torch.arange(6), targets]
+    for gamma in (0.5, 2.0, 5.0):
+        head = Classes("x", ("a", "b", "c"), gamma=gamma)
+        torch.testing.assert_close(loss_of(head, logits, *targets), ((1 - p) ** gamma * -p.log()).mean())
+    certain = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    loss_of(Classes("x", ("a", "b"), gamma=2.0), certain, 0, 0).backward()
+    assert certain.grad.isfinite().all()
+
+
+def test_two_logits_equal_a_single_one_under_a_sigmoid():
+    z, targets = drawn(16, 1), [0, 1] * 8
     head = Classes("gender", ("female", "male"), smoothing=0.05)
     logits = torch.cat([torch.zeros_like(z), z], 1)
-    new = total_loss([head], {"gender": logits}, {"gender": targets[:, None].double()})
-    assert new.item() == pytest.approx(losses.multi_task([1], smoothing=0.05)(z, targets[:, None]).item(), abs=1e-12)
+    smoothed = torch.tensor(targets).double() * 0.95 + 0.025
+    expected = F.binary_cross_entropy_with_logits(z[:, 0], smoothed)
+    assert loss_of(head, logits, *targets).item() == pytest.approx(expected.item(), abs=1e-12)
     assert torch.allclose(head.answer(logits, {})[:, 1:], z.sigmoid())
 
 
-def test_several_heads_equal_the_former_multi_task_loss():
-    logits, targets = drawn(6, 5), torch.tensor([[0, 2], [1, -1], [1, 0], [-1, -1], [0, 1], [-1, 2]])
-    pair = [Classes("a", ("x", "y"), 1.0), Classes("b", ("x", "y", "z"), 0.3)]
-    known = targets.double().where(targets >= 0, torch.nan)
-    new = total_loss(pair, {"a": logits[:, :2], "b": logits[:, 2:]}, {"a": known[:, :1], "b": known[:, 1:]})
-    single = torch.cat([logits[:, 1:2] - logits[:, :1], logits[:, 2:]], 1)
-    assert new.item() == pytest.approx(losses.multi_task([1, 3], weights=[1.0, 0.3])(single, targets).item(), abs=1e-7)
+def test_heads_are_weighted_and_unknown_labels_left_out():
+    one, other = Classes("a", ("x", "y")), Classes("b", ("x", "y", "z"), 0.3)
+    outputs = {"a": drawn(3, 2), "b": drawn(3, 3, seed=1)}
+    nan = torch.nan
+    targets = {"a": torch.tensor([[0.0], [nan], [1.0]]).double(), "b": torch.tensor([[nan], [nan], [2.0]]).double()}
+    expected = F.cross_entropy(outputs["a"][[0, 2]], torch.tensor([0, 1]))
+    expected = expected + 0.3 * F.cross_entropy(outputs["b"][2:], torch.tensor([2]))
+    torch.testing.assert_close(total_loss([one, other], outputs, targets), expected)
 
 
 def three():
@@ -137,6 +155,8 @@ def test_heads_of_a_recipe():
     assert np.isnan(found[0].targets(ROWS.drop(columns="gender"))).all()
     with pytest.raises(ValueError, match="column 'pose' needs two classes; it has none"):
         heads.of(recipe(learn={"pose": 1.0}), ROWS)
+    with pytest.raises(ValueError, match="no head of a network can be called 'type'"):
+        heads.of(recipe(learn={"type": 1.0}), ROWS)
     with pytest.raises(ValueError, match="no age to learn"):
         heads.of(recipe(learn={"age": 1.0}), ROWS[["gender", "split"]])
 

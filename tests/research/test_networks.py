@@ -1,3 +1,4 @@
+import copy
 import shutil
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import nn
 
 from faces.research import backbones, export, networks
 from faces.research.backbones import WeightsError
@@ -144,6 +146,60 @@ def test_a_hinted_student_sees_its_guide_in_training_alone():
     assert all(parameter.grad is None for parameter in guide.parameters())
     assert student.features[1][0].weight.grad.abs().sum() > 0
     assert set(learner.eval()(images(size=32))) == {"gender", "age", "glasses"}
+
+
+def stages(width, head):
+    """Five convolutions, each of half the side of the one before; their channels vary far more than 1e-5."""
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Conv2d(n, width, 3, 2, 1), nn.LeakyReLU()) for n in (3, *[width] * 4)]
+    for layer in layers:
+        layer[0].weight.data *= 4
+    return networks.Network(nn.Sequential(*layers), width, [head])
+
+
+def test_hints_are_the_distance_to_the_guides_standardised_maps():
+    guide, x = stages(8, HEADS[0]), images(8, 40)
+    learner = networks.HintedStudent(stages(4, HEADS[0]), guide, 40).train()
+    before = copy.deepcopy(guide.state_dict())
+    assert len(learner.readers) == 5 and not guide.training
+    learner(x)["features/penalty"].mean().backward()
+    learnt = [*learner.student.features.parameters(), *learner.readers.parameters()]
+    assert all(parameter.grad.any() for parameter in learnt)
+    for reader in learner.readers:
+        nn.init.zeros_(reader.weight)
+        nn.init.zeros_(reader.bias)
+    # Readers that say 0 are off by the variance of a standardised channel, 1, at each of the five sides.
+    assert learner(x)["features/penalty"].mean().item() == pytest.approx(5, rel=0.02)
+    assert all(torch.equal(value, before[key]) for key, value in guide.state_dict().items())
+
+
+def test_a_copy_of_the_guide_is_at_no_distance_from_it():
+    guide, seen = stages(8, HEADS[0]), images(8, 40)
+    learner = networks.HintedStudent(copy.deepcopy(guide), guide, 40).train()
+    for layer, reader in zip(guide.features, learner.readers, strict=True):
+        seen = layer(seen)
+        variance, mean = torch.var_mean(seen, (0, 2, 3), correction=0)
+        scale = (variance + 1e-5).rsqrt()
+        reader.weight.data, reader.bias.data = torch.diag(scale)[:, :, None, None], -mean * scale
+    assert learner(images(8, 40))["features/penalty"].max() < 1e-6
+
+
+def test_networks_without_maps_of_one_side_are_refused():
+    other = networks.Network(nn.Sequential(nn.Conv2d(3, 4, 1, stride=10)), 4, HEADS[:1])
+    with pytest.raises(ValueError, match=r"no maps of one side: \[4\] pixels in the student, \[20, 10, 5, 3, 2\]"):
+        networks.HintedStudent(other, stages(4, HEADS[0]), 40)
+
+
+def test_answers_are_logits_and_dropout_is_active_in_training_only():
+    for backbone, options in SMALL.items():
+        network = networks.build(backbone, HEADS[:1], size=64, options=options, dropout=0.5).eval()
+        with torch.no_grad():
+            before = network(images())["gender"]
+            assert torch.equal(network(images())["gender"], before)
+            for parameter in network.heads["gender"].parameters():
+                parameter.mul_(64)  # logits grow as the last layer does, exactly; probabilities would not
+            assert torch.equal(network(images())["gender"], 64 * before)
+            assert not torch.equal(network.train()(images())["gender"], network(images())["gender"])
 
 
 @pytest.fixture(scope="module")

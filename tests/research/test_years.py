@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from faces import ages
 from faces.research import years
 from faces.research.heads import Years
 
@@ -15,19 +14,68 @@ def logits(n=5, k=years.BINS, seed=0):
     return torch.randn(n, k, generator=torch.Generator().manual_seed(seed))
 
 
+def outputs_that_say(kind, ages, spread=5.0):
+    """Outputs ``[n, k]`` of a kind whose answers are these ages; distributions have this spread."""
+    ages = torch.as_tensor(ages, dtype=torch.float32)[:, None]
+    if kind == "relu":
+        return ages
+    if kind == "coral":
+        return (ages - 0.5 - torch.arange(years.OLDEST)) * 5 / spread
+    if not years.is_distribution(kind):
+        return (ages - years.CENTRE) / years.SCALE
+    return -0.5 * ((torch.arange(years.BINS) - ages) / spread).square()
+
+
 @pytest.mark.parametrize("kind", sorted(years.KINDS))
-def test_losses_and_readings_equal_the_former_ones(kind):
-    old = ages.HEADS[kind]
-    outputs, head = logits(k=old.outputs), Years(kind=kind, spread=2.0 if kind == "dldl" else 0.0)
-    assert torch.equal(head.loss(outputs, RANGES).mean(), old.loss(outputs, RANGES))
-    assert torch.equal(head.read(outputs), old.decode(outputs))
-    assert torch.equal(years.KINDS[kind].deviation(outputs), old.spread(outputs))
-    assert torch.equal(head.score(outputs, RANGES), ages.miss(old.decode(outputs), RANGES))
+@pytest.mark.parametrize("label", [20, 45, 90])
+def test_the_loss_of_every_kind_falls_towards_the_label_from_both_sides(kind, label):
+    ages, head = torch.arange(1, 116), Years(kind=kind)
+    outputs = outputs_that_say(kind, ages).requires_grad_()
+    within = (ages > 15) & (ages < 100)  # distributions near the first and the last year are cut off
+    torch.testing.assert_close(head.read(outputs)[within], ages[within].float(), atol=0.1, rtol=0)
+    loss = head.loss(outputs, torch.tensor([[label, label]]).float().expand(115, 2))
+    assert loss.argmin() == label - 1
+    assert (loss[:label].diff() < 0).all() and (loss[label - 1 :].diff() > 0).all()
+    loss.sum().backward()
+    assert (outputs.grad[ages != label] != 0).any(1).all()
 
 
-def test_imitation_equals_the_former_one():
-    student, teacher = logits(), logits(seed=1)
-    assert torch.allclose(Years().imitation(student, teacher).mean(), ages.imitation(student, teacher))
+@pytest.mark.parametrize("kind", sorted(years.KINDS))
+def test_a_range_costs_nothing_inside_it(kind):
+    ages = torch.arange(years.BINS)
+    loss = Years(kind=kind).loss(outputs_that_say(kind, ages, 0.1), torch.tensor([[20.0, 29]]).expand(len(ages), 2))
+    inside = (ages >= 20) & (ages <= 29)
+    assert loss[inside].max() < 1e-4
+    assert loss[~inside].min() > 1e-3 and (loss[:21].diff() < 0).all() and (loss[29:].diff() > 0).all()
+
+
+def test_point_losses_are_the_named_ones():
+    one, exact, off = torch.tensor([[1.0]]), torch.tensor([[30.0, 30]]), (years.CENTRE + years.SCALE - 30) / years.SCALE
+    beyond = 5 / years.SCALE
+    expected = {"mse": off**2, "l1": off, "huber": beyond * (off - beyond / 2)}
+    assert {kind: Years(kind=kind).loss(one, exact).item() for kind in expected} == pytest.approx(expected)
+    assert Years(kind="relu").loss(torch.tensor([[-4.0]]), exact).item() == 900
+    assert Years(kind="relu").read(torch.tensor([[-4.0]])).item() == 0
+
+
+def test_distributions_are_read_by_mean_median_and_deviation():
+    two = torch.full((1, years.BINS), -50.0)
+    two[0, [20, 40]] = 50.0
+    assert Years(kind="dex").read(two).item() == pytest.approx(30)
+    assert years.deviation(two).item() == pytest.approx(10)
+    drawn = logits()
+    assert years.log_mass(drawn, RANGES)[2].item() == pytest.approx(
+        drawn[2].softmax(0)[20:30].sum().log().item(), abs=1e-5
+    )
+    assert years.distance(torch.tensor([18.0, 25, 31]), torch.tensor([[20.0, 29]])).tolist() == [2, 0, 2]
+
+
+def test_imitation_is_least_for_the_teachers_own_answer():
+    teacher = logits()
+    same, other = Years().imitation(teacher, teacher), Years().imitation(teacher.flip(1), teacher)
+    entropy = -(teacher.softmax(1) * teacher.log_softmax(1)).sum(1)
+    torch.testing.assert_close(same, entropy)
+    assert (other > same).all()
 
 
 def test_an_exact_age_is_its_bin():
@@ -74,13 +122,15 @@ def test_gradients(kind):
     assert gradcheck(lambda o: years.KINDS[kind].loss(o, RANGES.double(), 2.0), x, fast_mode=True)
 
 
-def test_ordinal_layer_is_the_former_one():
-    torch.manual_seed(0)
-    new = years.Ordinal(8)
-    torch.manual_seed(0)
-    old = ages.Ordinal(8, ages.OLDEST)
-    x = torch.randn(3, 8)
-    assert torch.equal(new(x), old(x))
+def test_coral_counts_the_years_that_are_passed_and_never_contradicts_itself():
+    head, layer = Years(kind="coral"), years.Ordinal(8)
+    assert (layer(torch.randn(5, 8)).diff(dim=1) <= 0).all()
+    passed = torch.full((1, years.OLDEST), -5.0)
+    passed[0, :42] = 5.0
+    assert head.read(passed).item() == 42
+    sure = head.loss(passed, torch.tensor([[42.0, 42]])).item()
+    assert sure == pytest.approx(years.OLDEST * np.log1p(np.exp(-5)), rel=1e-4)
+    assert head.loss(passed, torch.tensor([[40.0, 49]])).item() < sure  # the years inside a range are not asked
 
 
 def test_ranges():
@@ -90,7 +140,6 @@ def test_ranges():
     found = years.ranges(table)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, [[26, 26], [70, 116], [np.nan, np.nan], [116, 116]])
-    np.testing.assert_array_equal(found[:2], ages.ranges(table.iloc[:2]))
     assert np.isnan(years.ranges(pd.DataFrame({"gender": ["male"]}))).all()
 
 
