@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 from tiny_model import COLOURS, picture
 
-from faces import cli, files, images, outputs, pipeline, predict, trust
+from faces import cli, files, images, inputs, outputs, pipeline, predict, trust
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions as POSIX has them")
 
@@ -132,7 +132,7 @@ def test_a_run_goes_on_without_redoing_or_losing_anything(photos, model, tmp_pat
     assert json.loads((tmp_path / cli.RUN).read_text())["files"] == {"read": 6, "failed": 1, "skipped": 0}
 
 
-def test_a_journal_of_other_options_is_refused_and_without_resume_dropped(photos, model, tmp_path, monkeypatch):
+def test_a_journal_is_neither_continued_with_other_options_nor_dropped_unasked(photos, model, tmp_path, monkeypatch):
     output = tmp_path / "labels.json"
     monkeypatch.setattr(outputs, "write", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
     with pytest.raises(OSError, match="No space left"):
@@ -140,8 +140,10 @@ def test_a_journal_of_other_options_is_refused_and_without_resume_dropped(photos
     monkeypatch.undo()
     with pytest.raises(outputs.JournalError, match="options or models differ"):
         cli.process_folder(photos, output, tasks={"other": model}, resume=True)
+    with pytest.raises(outputs.JournalError, match="--resume continues it, --restart discards it"):
+        cli.process_folder(photos, output, tasks={"other": model})
     seen = looked_at(monkeypatch)
-    assert cli.process_folder(photos, output, tasks={"other": model}) == (5, 0, 0) and len(seen) == 5
+    assert cli.process_folder(photos, output, tasks={"other": model}, restart=True) == (5, 0, 0) and len(seen) == 5
 
 
 # ------------------------------------------------------------------------------------------------------ forms
@@ -205,28 +207,28 @@ def test_names_are_split_wherever_the_pipe_breaks(block):
         def read(self, _size=-1):
             return super().read(block)
 
-    assert list(cli.read_names(Pipe(b"a\nbb\n\nccc"))) == ["a", "bb", "ccc"]
-    assert list(cli.read_names(Pipe(b"a.jpg\r\nb.jpg\r\n\r\nc"))) == ["a.jpg", "b.jpg", "c"]
-    assert list(cli.read_names(Pipe(b"\xef\xbb\xbfa.jpg\n"))) == ["a.jpg"]
-    assert list(cli.read_names(Pipe(b"a\r\0b\n\0"))) == ["a\r", "b\n"]
-    assert list(cli.read_names(Pipe(b"a.jpg\nb.jpg\r\n"))) == ["a.jpg", "b.jpg"]
-    assert list(cli.read_names(Pipe(b"a\0b\0c\0d\0e\0"))) == ["a", "b", "c", "d", "e"]
-    assert list(cli.read_names(Pipe(b""))) == []
+    assert list(inputs.read_names(Pipe(b"a\nbb\n\nccc"))) == ["a", "bb", "ccc"]
+    assert list(inputs.read_names(Pipe(b"a.jpg\r\nb.jpg\r\n\r\nc"))) == ["a.jpg", "b.jpg", "c"]
+    assert list(inputs.read_names(Pipe(b"\xef\xbb\xbfa.jpg\n"))) == ["a.jpg"]
+    assert list(inputs.read_names(Pipe(b"a\r\0b\n\0"))) == ["a\r", "b\n"]
+    assert list(inputs.read_names(Pipe(b"a.jpg\nb.jpg\r\n"))) == ["a.jpg", "b.jpg"]
+    assert list(inputs.read_names(Pipe(b"a\0b\0c\0d\0e\0"))) == ["a", "b", "c", "d", "e"]
+    assert list(inputs.read_names(Pipe(b""))) == []
     with pytest.raises(predict.UsageError, match="UTF-16"):
-        cli.read_names(Pipe("a.jpg\n".encode("utf-16")))
+        inputs.read_names(Pipe("a.jpg\n".encode("utf-16")))
 
 
 @pytest.mark.parametrize("form", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_list_in_utf16_is_refused_with_or_without_its_mark(form):
     with pytest.raises(predict.UsageError, match="UTF-16"):
-        cli.read_names(io.BytesIO("a.jpg\nb.jpg\n".encode(form)))
+        inputs.read_names(io.BytesIO("a.jpg\nb.jpg\n".encode(form)))
 
 
 @posix
 def test_a_name_that_ends_in_a_carriage_return_is_itself_where_it_exists(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a\r").touch()
-    assert list(cli.read_names(io.BytesIO(b"a\r\nb\r\n"))) == ["a\r", "b"]
+    assert list(inputs.read_names(io.BytesIO(b"a\r\nb\r\n"))) == ["a\r", "b"]
 
 
 def test_a_list_that_cannot_be_read_is_told(tmp_path):
@@ -234,7 +236,7 @@ def test_a_list_that_cannot_be_read_is_told(tmp_path):
         (tmp_path / "list").open("wb") as file,
         pytest.raises(predict.UsageError, match="list of paths cannot be read"),
     ):
-        cli.read_names(file)
+        inputs.read_names(file)
 
 
 @posix
@@ -316,7 +318,8 @@ def refused(photos, folder, tmp_path, capsys):
     ("arguments", "complaint"),
     [
         (["{tmp}/none"], "TMP/none does not exist"),
-        (["{photos}/img_0.jpg"], "TMP/photos/img_0.jpg is a file, not a folder"),
+        (["{photos}", "{tmp}/none.jpg"], "TMP/none.jpg does not exist"),
+        (["{photos}", "-"], "- reads all paths from a pipe: leave the others out"),
         ([""], "DIR is empty; name a folder"),
         ([], "the following arguments are required: DIR"),
         (

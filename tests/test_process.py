@@ -18,7 +18,10 @@ from faces.predict import TASKS
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ("process.py", "faces/__init__.py", "faces/report.html") + tuple(
     f"faces/{name}.py"
-    for name in ("cli", "files", "finding", "images", "outputs", "pipeline", "predict", "report", "trust")
+    for name in (
+        *("annotate", "cli", "copies", "files", "finding", "images", "inputs", "options", "outputs", "pipeline"),
+        *("predict", "report", "trust"),
+    )
 )
 TIMEOUT = 600  # seconds, for a machine with much else to do
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, signals and permissions as POSIX has them")
