@@ -28,12 +28,7 @@ def _answer(face: Mapping, task: str) -> str:
 
 
 def draw(
-    picture: Image.Image,
-    faces: Sequence[Mapping],
-    *,
-    tasks: Sequence[str],
-    labels: Sequence[str] = (),
-    scale: float = 1,
+    picture: Image.Image, scale: float, faces: Sequence[Mapping], *, tasks: Sequence[str], labels: Sequence[str] = ()
 ) -> Image.Image:
     """A copy of a picture with a box around each face and its answers on a plate beside it.
 
@@ -57,12 +52,13 @@ def draw(
     factor = max(1.0, SMALLEST / max(picture.size))
     size = tuple(max(1, round(side * factor)) for side in picture.size)
     canvas = picture.resize(size, Image.Resampling.BICUBIC) if factor > 1 else picture.copy()
-    pen, width = ImageDraw.Draw(canvas), max(2, round(max(size) / 300))
+    pen = ImageDraw.Draw(canvas)
     boxes = [[edge * scale * factor for edge in face["box"]] if "box" in face else None for face in faces]
     colours = dict(zip(labels, PALETTE * len(labels), strict=False))
     shown = [(colours.get(face.get(tasks[0]), OTHER), caption(face, tasks)) for face in faces]
     for box, (colour, _) in zip(boxes, shown, strict=True):
         if box:  # a dark edge on either side makes the line visible on any background
+            width = max(2, round(min(max(size) / 300, (box[2] - box[0]) / 25)))
             pen.rectangle(_within(box, size), outline="black", width=width + 2)
             pen.rectangle(_within([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], size), outline=colour, width=width)
     taken: list[Box] = []
@@ -110,4 +106,4 @@ def _overlap(one: Box, other: Box) -> bool:
 
 def _ink(colour: str) -> str:
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "white"
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 95 else "white"

@@ -139,7 +139,7 @@ class Copies:
         self._write(
             target,
             lambda place: _is_ours(place, mark, comment),
-            lambda place: make().save(place, "JPEG", quality=92, comment=comment),
+            lambda place: make().save(place, "JPEG", quality=92, subsampling=0, comment=comment),
         )
 
     def _write(self, target: Path, check: Callable[[Path], bool | None], write: Callable[[Path], None]) -> None:

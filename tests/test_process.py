@@ -12,6 +12,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
+import faces
 from faces import trust
 from faces.predict import TASKS
 
@@ -192,6 +193,22 @@ def test_what_is_no_picture_is_skipped_and_counted(tool, results, tmp_path):
     assert process(tool, tmp_path).returncode == 1
 
 
+def test_copies_need_the_runtime_alone(tool, results, tmp_path):
+    picture(tmp_path / "photos" / "below" / "a.jpg", "red")
+    picture(tmp_path / "photos" / "b.jpg", "blue")
+    wanted = [f"--{name}={tmp_path / name}" for name in ("sort", "crops", "annotate")]
+    photos = [tmp_path / "photos" / "below", tmp_path / "photos" / "b.jpg"]
+    done = process(tool, *photos, *wanted, "-qo", "-", prelude=NO_NETWORK)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {str(photos[0] / "a.jpg"): "red", str(photos[1]): "blue"}
+    made = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert made == [
+        *("annotate/b.jpg", "annotate/below/a.jpg", "crops/blue/b_1.jpg", "crops/red/below/a_1.jpg"),
+        *("photos/b.jpg", "photos/below/a.jpg", "sort/blue/b.jpg", "sort/red/below/a.jpg"),
+    ]
+    assert not results.exists()
+
+
 @posix
 def test_outputs_that_are_streams_are_refused(tool, tmp_path):
     picture(tmp_path / "photos" / "a.jpg", "red")
@@ -327,10 +344,12 @@ def test_refusals(tool, results, tmp_path, arguments, complaint):
 
 
 def test_help(tool):
-    done = process(tool, "--help")
+    done = process(tool, "--help", COLUMNS="120")
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) < 64
+    assert len(done.stdout.splitlines()) < 80
     assert "\n  python process.py photos --recursive " in done.stdout
+    done = process(tool, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"faces {faces.__version__}\n", "")
 
 
 # ------------------------------------------------------------------------------------------------ interruption
