@@ -117,7 +117,7 @@ def parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
     option("--resume", action="store_true", help="continue an interrupted run")
     option("--restart", action="store_true", help="discard an interrupted run")
     group.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are printed")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # paths before and behind options
 
 
 def tasks_of(text: str) -> dict[str, str]:
