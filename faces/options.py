@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   {0} photos --faces crop            every picture is the crop of one face: do not look for more
   {0} photos --confidence            write label and probability
   {0} photos --min-confidence 0.9    label "unknown" what is less sure than that
-  {0} photos -o ages.csv             one row a face; also .jsonl, .parquet; - is standard output
+  {0} photos -o results.csv          one row a face; also .jsonl, .parquet; - is standard output
   {0} photos --html report.html      a page to look at, too
   {0} photos --annotate seen         copies of the pictures with boxes and answers in the folder seen
   {0} photos --crops cut             each face alone, in cut/female, cut/male …

@@ -1,5 +1,6 @@
 """process.py as a user runs it: a copy with only the runtime beside it, in a process of its own."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -488,14 +489,16 @@ def test_importing_faces_imports_nothing_else():
     assert done.stdout == "['faces']\n"
 
 
+# Not getrusage: its peak counts the parent's pages too, from the moment between fork and exec.
+PEAK = (
+    "import atexit, re; status = '/proc/self/status'; peak = lambda: re.search(r'VmHWM:\\s+(\\d+)',"
+    " open(status).read())[1]; atexit.register(lambda: print('peak', peak()))"
+)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
-    # Not getrusage: its peak counts the parent's pages too, from the moment between fork and exec.
-    prelude = (
-        "import atexit, re; status = '/proc/self/status'; peak = lambda: re.search(r'VmHWM:\\s+(\\d+)',"
-        " open(status).read())[1]; atexit.register(lambda: print('peak', peak()))"
-    )
     picture(tmp_path / "one.jpg", "red", (600, 600))
 
     def peak(count):
@@ -503,8 +506,31 @@ def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
         folder.mkdir()
         for number in range(count):
             os.link(tmp_path / "one.jpg", folder / f"{number}.jpg")
-        done = process(tool, folder, prelude=prelude)
+        done = process(tool, folder, prelude=PEAK)
         assert len(json.loads(results.read_text())) == count
         return int(done.stdout.split()[-1]) / 1024
 
     assert peak(3000) - peak(300) < 25  # MB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "mode", "bytes_a_pixel"), [("png", "RGBA", 10), ("png", "RGB", 6), ("bmp", "RGB", 6), ("webp", "RGB", 14.5)]
+)
+def test_of_large_pictures_only_one_is_in_memory(tool, results, tmp_path, kind, mode, bytes_a_pixel):
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("another C library than glibc")
+
+    def peak(size):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        colour = (255, 0, 0, 255)[: len(mode)]
+        Image.new(mode, (size, size), colour).save(folder / f"0.{kind}", compress_level=1, method=0)
+        for number in range(1, 6):
+            os.link(folder / f"0.{kind}", folder / f"{number}.{kind}")
+        done = process(tool, folder, prelude=PEAK)
+        assert len(json.loads(results.read_text())) == 6
+        return int(done.stdout.split()[-1]) * 1024
+
+    assert peak(4500) - peak(40) < bytes_a_pixel * 4500**2
