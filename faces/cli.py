@@ -130,7 +130,8 @@ def process_folder(
         if html:
             from faces import report
 
-            report.write(journal.records("faces"), html, folder=folder, tasks=list(tasks), ages=ages)
+            asked_of = {"tasks": list(tasks), "ages": ages, "progress": progress}
+            report.write(journal.records("faces"), html, folder=folder, **asked_of)
         outputs.write(journal.records("faces"), output, form, **shape)
         _write_errors(journal, output.with_name(ERRORS), failed)
         write_json(
