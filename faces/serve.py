@@ -53,33 +53,6 @@ SHUTDOWN_SECONDS = 10  # for requests under way when the service is stopped
 PAGE, DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
 FILE = {"type": "string", "format": "binary"}
 DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
-FACE = {
-    "type": "object",
-    "description": "TASK and TASK_probability of a label, TASK and TASK_interval of an age in years; "
-    "box and score where the face was detected, and neither where the photo was taken as the crop of one face.",
-    "properties": {
-        "box": {
-            "description": "Left, top, right and bottom edge in pixels of the photo the right way up.",
-            "type": "array",
-            "items": {"type": "number"},
-            "minItems": 4,
-            "maxItems": 4,
-        },
-        "score": {"description": "Confidence of the face detector.", "type": "number", "minimum": 0, "maximum": 1},
-    },
-    "additionalProperties": True,
-}
-PHOTO = {
-    "type": "object",
-    "description": "A photo has either faces, the largest first (none if none was found), or an error.",
-    "required": ["file"],
-    "properties": {
-        "file": {"description": "Name of the uploaded file; empty for a body that is an image.", "type": "string"},
-        "faces": {"type": "array", "items": FACE},
-        "error": {"type": "string"},
-    },
-}
-PHOTOS = {"type": "object", "required": ["photos"], "properties": {"photos": {"type": "array", "items": PHOTO}}}
 REFUSALS = {
     408: "The photo came too slowly.",
     413: "The photo is larger than the service takes.",
@@ -88,6 +61,33 @@ REFUSALS = {
     429: "Too many requests at once from one address.",
     503: "Too many requests at once; try again after the seconds in `Retry-After`.",
 }
+
+
+def _face_schema(pipeline: Pipeline) -> dict:
+    """JSON schema of a face in the answers."""
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    found: dict[str, dict] = {}
+    for task, (_, head) in pipeline.tasks.items():
+        if head.classes:
+            found |= {task: {"type": "string", "enum": list(head.classes)}, f"{task}_probability": share}
+        else:
+            years = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+            found |= {task: {"type": "number"}, f"{task}_interval": years | {"description": "lowest and highest"}}
+    edges = "left, top, right and bottom edge in pixels of the photo the right way up; none for the crop of one face"
+    box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4, "description": edges}
+    found |= {"box": box, "score": share | {"description": "confidence of the face detector"}}
+    return {"type": "object", "required": [key for key in found if key not in ("box", "score")], "properties": found}
+
+
+def _photos_schema(face: dict) -> dict:
+    """JSON schema of the answer of /v1/predict."""
+    photo = {
+        "file": {"type": "string", "description": "name of the uploaded file; empty for a body that is an image"},
+        "faces": {"type": "array", "items": face},
+        "error": {"type": "string", "description": "why the photo cannot be read; it then has no faces"},
+    }
+    photos = {"type": "array", "items": {"type": "object", "required": ["file"], "properties": photo}}
+    return {"type": "object", "required": ["photos"], "properties": {"photos": photos}}
 
 
 def _described(answer: dict, image: dict, **refusals: str) -> dict:
@@ -285,7 +285,7 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
         yield
         pool.shutdown(wait=False, cancel_futures=True)
 
-    about = {"title": "faces", "version": __version__, "description": __doc__.partition("\n\n")[2]}
+    about = {"title": "faces", "version": __version__, "description": __doc__.split("\n\n")[-1].replace("``", "`")}
     app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None)
 
     async def ask(request: Request, photos: int, faces: int | None) -> list[tuple[str, Photo]]:
@@ -315,16 +315,17 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
     def in_pool(function, *arguments):
         return asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
+    face = _face_schema(pipeline)
     several = {"type": "array", "items": FILE, "minItems": 1, "maxItems": MAX_PHOTOS}
     none = "None of the photos can be decoded, or more than the service takes at once; the reason is in `detail`."
 
-    @app.post("/v1/predict", **_described(PHOTOS, several, **{"422": none}))
+    @app.post("/v1/predict", **_described(_photos_schema(face), several, **{"422": none}))
     async def predict_all(request: Request) -> JSONResponse:
         """Every task's answer about every face of one or several photos: labels with their probability, ages with
         their interval, and where the face is."""
         return JSONResponse({"photos": [_entry(*each) for each in await ask(request, MAX_PHOTOS, None)]})
 
-    @app.post("/predict", **_described(FACE, FILE))
+    @app.post("/predict", **_described(face, FILE))
     async def predict(request: Request) -> JSONResponse:
         """Every task's answer about the largest face of a photo, and where that is."""
         [(_, photo)] = await ask(request, 1, 1)
