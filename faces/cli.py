@@ -163,7 +163,8 @@ def process_folder(
         if html:
             from faces import report
 
-            report.write(journal.records("faces"), html, folder=root, tasks=list(tasks), ages=ages)
+            asked_of = {"tasks": list(tasks), "ages": ages, "progress": progress}
+            report.write(journal.records("faces"), html, folder=root, **asked_of)
         outputs.write(journal.records("faces"), output, form, **shape)
         _write_errors(journal, output.with_name(ERRORS), failed)
         options = {"form": form, "confidence": confidence, "boxes": boxes, "resumed": resume}
