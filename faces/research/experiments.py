@@ -31,7 +31,7 @@ from faces import trust
 from faces.export import TERMS, versions
 from faces.files import write_json
 from faces.images import ImageError
-from faces.research import augment, batches, data, evaluation, export, heads, networks, training, years
+from faces.research import augment, batches, cards, data, evaluation, export, heads, networks, training, years
 from faces.research.batches import CACHE, Batches
 
 FORBID = ConfigDict(extra="forbid")
@@ -576,7 +576,8 @@ def card(metrics: Mapping, figures: pd.DataFrame, manifest: pd.DataFrame, subjec
         lines.append(f"| {row.source} | {row.photos:,} | {row.head} {row.metric} | {mean} | {low} – {high} |")
     lines += ["", "Intervals: bootstrap over groups of near-duplicate photos. All figures: `metrics.json`.", ""]
     lines += ["## Training data and its terms", "", f"Trained on: {', '.join(sources)}."]
-    return "\n".join([*lines, *(TERMS.get(source, f"{source}: the terms of its owners.") for source in sources)]) + "\n"
+    lines += [TERMS.get(source, f"{source}: the terms of its owners.") for source in sources]
+    return cards.header(metrics, sources) + "\n".join(lines) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------ command line
