@@ -56,8 +56,8 @@ def shown(figure: Mapping, metric: str = "accuracy") -> str:
     """A figure with its interval."""
     if metric in SHOWN:
         value, low, high = (SHOWN[metric].format(figure[key]) for key in ("value", "low", "high"))
-        return f"{value} ({low} – {high})"
-    return f"{figure['value']:.1%} ({figure['low']:.1%} – {figure['high']:.1%})".replace("%", "").replace(")", ") %")
+        return f"{value} ({low}–{high})"
+    return f"{figure['value'] * 100:.1f} % ({figure['low'] * 100:.1f}–{figure['high'] * 100:.1f})"
 
 
 # ------------------------------------------------------------------------------------------------------------ models
