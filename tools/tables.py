@@ -177,7 +177,9 @@ def minors(model: str = "small") -> str:
 def portraits() -> str:
     """Error in years on portraits whose people reported their age themselves."""
     photos = kept("10", "photos").set_index("photo")
-    said = kept("10", "answers").query("task == 'age' and variant == 'as taken'").join(photos, on="photo", rsuffix="_true")
+    said = (
+        kept("10", "answers").query("task == 'age' and variant == 'as taken'").join(photos, on="photo", rsuffix="_true")
+    )
     said, rows = said.dropna(subset="age"), []
     for model, part in said.groupby("model", sort=False):
         held = part["age"].between(part["low"], part["high"]).astype(float)
@@ -381,7 +383,9 @@ def options(*command: str) -> str:
     for action in parser._actions:
         if action.help == argparse.SUPPRESS or action.dest == "help":
             continue
-        value = action.metavar or (f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest.upper())
+        value = action.metavar or (
+            f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest.upper()
+        )
         takes = "" if action.nargs == 0 else f" {value}"
         names = [f"`{name}{takes}`" for name in action.option_strings] or [f"`{value}`"]
         text = " ".join((action.help or "").split()) % {"default": action.default, "prog": parser.prog}
