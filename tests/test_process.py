@@ -516,7 +516,8 @@ def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "mode", "bytes_a_pixel"), [("png", "RGBA", 10), ("png", "RGB", 6), ("bmp", "RGB", 6), ("webp", "RGB", 14.5)]
+    ("kind", "mode", "bytes_a_pixel"),
+    [("png", "RGBA", 10), ("png", "RGB", 6), ("bmp", "RGB", 6), ("webp", "RGB", 14.5)],
 )
 def test_of_large_pictures_only_one_is_in_memory(tool, results, tmp_path, kind, mode, bytes_a_pixel):
     if not hasattr(ctypes.CDLL(None), "mallopt"):
