@@ -7,17 +7,22 @@
 # make demo       run the notebooks on drawn faces
 # make report     execute the notebooks from committed results, without photos, and compare their outputs
 # make lab        open the notebooks
+# make docs       the documentation, in docs/_build/html
+# make tables     write the tables and help texts in README.md and docs/ anew
 # make constraints  write constraints.txt anew: the newest versions that fit each other
 # make test NEWEST=1  with the newest versions instead of those of constraints.txt, in .venv-newest (so with any target)
 
 PYTHON ?= python3
 VENV ?= $(if $(NEWEST),.venv-newest,.venv)
+DOCS_VENV ?= .venv-docs
+# The tables and help texts that cog writes.
+COG := cog -P -I tools -p 'import tables' README.md docs/*.md
 VERSIONS := $(if $(NEWEST),--upgrade,--constraint constraints.txt)
 BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.
 quoted = '$(subst ','\'',$(1))'
 
-.PHONY: run env test check lint constraints demo report notebooks train train-simpsons lab clean help
+.PHONY: run env test check lint constraints demo report notebooks train train-simpsons lab docs tables clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -38,6 +43,8 @@ lint: $(VENV)/.full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/cards.py --check
+	$(BIN)/$(COG) --check
 
 demo: $(VENV)/.full
 	$(BIN)/python -m faces.research.notebooks --profile demo
@@ -56,6 +63,19 @@ train-simpsons: CONFIG ?= configs/simpsons.yaml
 train-simpsons: $(VENV)/.full
 	$(BIN)/faces train $(call quoted,$(CONFIG))
 
+tables: $(VENV)/.full
+	$(BIN)/python tools/cards.py
+	$(BIN)/$(COG) -r
+
+docs: $(DOCS_VENV)/.docs
+	$(DOCS_VENV)/bin/sphinx-build -q -W --keep-going -j auto -c docs . docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+$(DOCS_VENV)/.docs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(VERSIONS) --editable '.[docs]'
+	@touch $@
+
 lab: $(VENV)/.full
 	$(BIN)/jupyter lab notebooks --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
@@ -68,7 +88,7 @@ constraints: | $(BIN)/python
 		--all-extras --python-version 3.11 --no-annotate --constraint $(VENV)/pair.txt --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) runs/demo runs/notebooks
+	rm -rf $(VENV) $(DOCS_VENV) docs/_build runs/demo runs/notebooks
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

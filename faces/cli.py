@@ -7,13 +7,14 @@ killed process is a limit. Needs numpy, Pillow, onnxruntime and tqdm, and no tor
 from __future__ import annotations
 
 import argparse
-import codecs
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from itertools import islice
@@ -22,14 +23,25 @@ from typing import IO
 
 from tqdm import tqdm
 
-from faces import __version__, finding, images, outputs
+from faces import __version__, images, inputs, outputs
 from faces.files import atomic_write, find_files, write_json
-from faces.pipeline import DETECTOR, UNKNOWN, Photo, Pipeline, load_tasks, to_record
-from faces.predict import BATCH_SIZE, TASKS, Head, Model, UsageError, homes, printable
+from faces.options import (
+    COPIES,
+    ERRORS,
+    RESULTS,
+    RUN,
+    check,
+    detection,
+    open_streams,
+    parse,
+    result_format,
+    tasks_asked,
+)
+from faces.options import add_options as add_options  # for serve and scale
+from faces.pipeline import DETECTOR, Photo, Pipeline, to_record
+from faces.predict import TASKS, Head, Model, UsageError, homes, printable
 
-RESULTS, ERRORS, RUN = "process_results", "process_errors.json", "process_run.json"
 JOURNAL_BATCH = 64  # files that are put into the journal at once
-CLOSED: set[str] = set()  # standard streams that were closed when the program started
 SKIPPED_NAMES = 1000  # that process_run.json lists at most
 # Suffixes of pictures that are not read, RAW photos above all: such a file is an error and not skipped.
 UNREAD = re.compile(
@@ -38,14 +50,10 @@ UNREAD = re.compile(
     re.IGNORECASE,
 )
 TEXT = bytes({*b"\t\n\f\r\x1b", *range(32, 127), *range(128, 256)})  # what text consists of
-# Keys of the results: a task of such a name would overwrite them.
-RESERVED = {"file", "face", "faces", "error", "skipped", "box", "score", "label", "probability"}
-RESERVED |= {"left", "top", "right", "bottom"}
-SUFFIXES_OF_ANSWERS = ("_probability", "_interval", "_low", "_high")
 
 
 def process_folder(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike | Sequence[str],
     output: str | os.PathLike,
     *,
     tasks: Mapping[str, Model],
@@ -53,10 +61,12 @@ def process_folder(
     recursive: bool = False,
     form: str = "json",
     html: str | os.PathLike | None = None,
+    copies: Mapping | None = None,
     confidence: bool = False,
     boxes: bool = False,
     min_confidence: float | str = 0.0,
     resume: bool = False,
+    restart: bool = False,
     progress: bool = True,
     **how,
 ) -> tuple[int, int, int]:
@@ -70,7 +80,9 @@ def process_folder(
 
     Parameters
     ----------
-    folder, output : path
+    folder : path, or sequence of str
+        A folder, or any files and folders: names are then their paths.
+    output : path
     tasks, how
         As for ``pipeline.Pipeline``.
     names : iterable of str, optional
@@ -79,10 +91,12 @@ def process_folder(
         As for ``outputs.write``.
     html : path, optional
         Of a page with thumbnails, filters and histograms.
+    copies : mapping, optional
+        The folders ``sort``, ``crops`` and ``annotate``, and ``by`` and ``link``: see ``copies.Copies``.
     min_confidence : float or "auto"
         Confidence below which a label becomes "unknown"; "auto" takes each model's own threshold.
-    resume : bool
-        Continue an interrupted run.
+    resume, restart : bool
+        Continue an interrupted run, or discard it.
     progress : bool
         Show a progress bar on a terminal.
 
@@ -94,7 +108,7 @@ def process_folder(
     Raises
     ------
     UsageError
-        "auto" for a model without a threshold; the face detector or pyarrow is missing.
+        "auto" for a model without a threshold; the face detector or pyarrow is missing; a link cannot be made.
     outputs.JournalError
         See ``outputs.Journal``.
     """
@@ -102,43 +116,65 @@ def process_folder(
         with suppress(_Writable), atomic_write(path):
             raise _Writable
     began, started = time.monotonic(), datetime.now(UTC)
-    folder, output = os.fspath(folder), Path(output)
+    given, output, copies = (
+        [folder] if isinstance(folder, str | os.PathLike) else list(folder),
+        Path(output),
+        copies or {},
+    )
+    several = len(given) > 1 or (names is None and not Path(given[0]).is_dir())
+    root = "" if several else os.fspath(given[0])
     pipeline = Pipeline(tasks, **how)
     labels = {task: asked for task, asked in pipeline.tasks.items() if asked[1].classes}
     thresholds = {task: _threshold(*asked, min_confidence) for task, asked in labels.items()}
     if form == "parquet":
         _check_installed("pyarrow", "parquet")
-    if names is None:
-        names = _without_ours(find_files(folder, recursive=recursive), folder, output)
-    asked = {"folder": outputs.escaped(os.path.realpath(folder)), "thresholds": thresholds} | pipeline.settings
+    base = inputs.common_folder(given) if several else ""
+    copied = _copies(copies, {task: head.classes for task, (_, head) in pipeline.tasks.items()}, root, base)
+
+    def listed() -> Iterator[str]:
+        found = inputs.find_inputs(given, recursive=recursive) if several else find_files(root, recursive=recursive)
+        ours = inputs.is_written(root, output, (output.name, ERRORS, RUN), _made_within(given, html, copies))
+        return (name for name in found if not ours(name))
+
+    real = [outputs.escaped(os.path.realpath(each)) for each in given]
+    asked = ({"inputs": real} if several else {"folder": real[0]}) | {"thresholds": thresholds} | pipeline.settings
     models = {task: {"name": outputs.escaped(model.name), "sha256": model.sha256} for task, model in tasks.items()}
-    journal = outputs.Journal(_journal(output), asked | {"models": models}, resume=resume)
+    journal = outputs.Journal(_journal(output), asked | {"models": models}, resume=resume, restart=restart)
     try:
-        todo = (name for name in names if name not in journal) if resume else names
-        photos = pipeline.stream(folder, todo)
-        bar = tqdm(unit="photo", desc=_models(tasks), disable=None if progress and sys.stderr else True, leave=False)
-        with bar:
-            while part := [(photo.name, _record(folder, photo, thresholds)) for photo in islice(photos, JOURNAL_BATCH)]:
+        silent = not (progress and sys.stderr and sys.stderr.isatty())
+        total = None if silent or names is not None else sum(1 for _ in listed())
+        todo = listed() if names is None else names
+        todo = (name for name in todo if name not in journal) if resume else todo
+        photos = pipeline.stream(root, todo)
+        bar = {"unit": "photo", "disable": silent, "leave": False}
+        with tqdm(desc=_models(tasks), total=total, initial=len(journal), **bar) as shown:
+            while part := [(photo.name, _record(root, photo, thresholds)) for photo in islice(photos, JOURNAL_BATCH)]:
                 journal.add(part)
-                for name, record in part:
-                    if "error" in record:
-                        _print_error(printable(f"{name}: {record['error']}"))
-                bar.update(len(part))
+                _print_errors(part)
+                shown.update(len(part))
+        if copied:
+            made = tqdm(copied.make(journal.records("faces")), "copies", journal.count("faces"), **bar)
+            lost = [(name, {"error": reason}) for name, reason in made if reason]
+            journal.add(lost)
+            _print_errors(lost)
         read, failed, skipped = (journal.count(kind) for kind in ("faces", "error", "skipped"))
         ages = [task for task in tasks if task not in labels]
         shape = {"tasks": list(tasks), "ages": ages, "confidence": confidence, "boxes": boxes}
         if html:
             from faces import report
 
-            report.write(journal.records("faces"), html, folder=folder, tasks=list(tasks), ages=ages)
+            asked_of = {"tasks": list(tasks), "ages": ages, "progress": progress}
+            report.write(journal.records("faces"), html, folder=root, **asked_of)
         outputs.write(journal.records("faces"), output, form, **shape)
         _write_errors(journal, output.with_name(ERRORS), failed)
+        options = {"form": form, "confidence": confidence, "boxes": boxes, "resumed": resume}
+        options |= {name: value is True or outputs.escaped(str(value)) for name, value in copies.items() if value}
         write_json(
             output.with_name(RUN),
             {
                 "faces": __version__,
                 "models": models,
-                "options": asked | {"form": form, "confidence": confidence, "boxes": boxes, "resumed": resume},
+                "options": asked | options,
                 "output": outputs.escaped(output.name),
                 "files": {"read": read, "failed": failed, "skipped": skipped},
                 "skipped": [outputs.escaped(name) for name, _ in islice(journal.records("skipped"), SKIPPED_NAMES)],
@@ -151,6 +187,28 @@ def process_folder(
         raise
     journal.close(delete=True)
     return read, failed, skipped
+
+
+def _copies(wanted: Mapping, tasks: Mapping[str, tuple[str, ...]], root: str, base: str):
+    """The ``copies.Copies`` that are wanted, whose folders are made; None if there are none."""
+    folders = {name: Path(wanted[name]) for name in COPIES if wanted.get(name)}
+    if not folders:
+        return None
+    from faces.copies import Copies
+
+    by = tuple((wanted.get("by") or next(iter(tasks))).split("/"))
+    made = Copies(tasks, by=by, link=bool(wanted.get("link")), root=root, base=base, **folders)
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _made_within(given: Sequence[str | os.PathLike], html: str | os.PathLike | None, copies: Mapping) -> list[Path]:
+    """Folders that are written and lie in a folder that is read."""
+    made = [Path(copies[name]).resolve() for name in COPIES if copies.get(name)]
+    made += [Path(html).resolve().with_name(f"{Path(html).stem}_files")] if html else []
+    read = [Path(path).resolve() for path in given]
+    return [folder for folder in made if any(path in folder.parents for path in read)]
 
 
 def _record(folder: str, photo: Photo, thresholds: Mapping[str, float]) -> dict:
@@ -176,6 +234,12 @@ def _is_text(path: Path) -> bool:
             return not file.read(4096).translate(None, TEXT)
     except (OSError, ValueError):
         return False
+
+
+def _print_errors(records: Iterable[tuple[str, dict]]) -> None:
+    for name, record in records:
+        if "error" in record:
+            _print_error(printable(f"{name}: {record['error']}"))
 
 
 def _print_error(line: str) -> None:
@@ -302,277 +366,37 @@ def _threshold(model: Model, head: Head, wanted: float | str) -> float:
     return head.abstain_below
 
 
-def _without_ours(names: Iterable[str], folder: str | os.PathLike, output: Path) -> Iterator[str]:
-    """``names`` less the files that are written, should they lie in the folder that is read."""
-    try:
-        below = output.parent.resolve().relative_to(Path(folder).resolve())
-    except ValueError:
-        return iter(names)
-    ours = (output.name, ERRORS, RUN)
-    written = [(below / name).as_posix() for name in ours]
-    unfinished = tuple((below / f".{name}.").as_posix() for name in ours)
-    return (name for name in names if name not in written and not name.startswith(unfinished))
-
-
-def read_names(file: IO[bytes]) -> Iterator[str]:
-    """Paths from a pipe, one a line, or each ended by a NUL if the first one is (``find -print0``).
-
-    Names are bytes and need not be UTF-8. Empty lines, a byte order mark at the beginning, and a carriage return at the
-    end of a line are left out, the latter unless there is a file of that name.
-
-    Raises
-    ------
-    UsageError : the list is UTF-16 or cannot be read.
-    """
-    beginning = b""
-    while len(beginning) < 8 and (block := _read(file)):
-        beginning += block
-    if _is_utf16(beginning):
-        raise UsageError("the list of paths is UTF-16: save it as UTF-8")
-    return _names(beginning.removeprefix(codecs.BOM_UTF8), file)
-
-
-def _names(rest: bytes, file: IO[bytes]) -> Iterator[str]:
-    end = None
-    while True:
-        if end is None and (b"\0" in rest or b"\n" in rest):
-            end = b"\0" if b"\0" in rest else b"\n"
-        if end:
-            *whole, rest = rest.split(end)
-            yield from filter(None, (_name(line, end) for line in whole))
-        if not (block := _read(file)):
-            break
-        rest += block
-    if name := _name(rest, end):
-        yield name
-
-
-def _name(line: bytes, end: bytes | None) -> str:
-    name = os.fsdecode(line)
-    return name[:-1] if name.endswith("\r") and end != b"\0" and not os.path.lexists(name) else name
-
-
-def _is_utf16(beginning: bytes) -> bool:
-    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return True
-    # Without that mark every other byte of ASCII is a NUL; so it is in a list of one-letter names, which has no lines.
-    return b"\n" in beginning and any(not any(beginning[at:8:2]) for at in (0, 1))
-
-
-def _read(file: IO[bytes]) -> bytes:
-    try:
-        return file.read(1 << 16)
-    except OSError as error:
-        raise UsageError(f"the list of paths cannot be read: {error.strerror or error}") from None
-
-
-# ----------------------------------------------------------------------------------------------- the arguments
-
-EXAMPLES = """examples:
-  {0} photos                         label the faces in every picture of the folder photos
-  {0} photos --recursive             and of the folders below it
-  {0} photos --tasks gender,age      gender, and age in years with its interval
-  {0} photos --faces crop            every picture is the crop of one face: do not look for more
-  {0} photos --confidence            write label and probability
-  {0} photos --min-confidence 0.9    label "unknown" what is less sure than that
-  {0} photos --format csv            one row a face; also jsonl, parquet
-  {0} photos --html report.html      a page to look at, too
-  {0} photos --resume                go on after an interruption
-  {0} photos --list glasses          print the paths of photos in which glasses are worn, one a line
-  find . -name "*.jpg" | {0} -       read the paths from a pipe
-
-exit status:
-  0    every file was read
-  1    some files could not be read; they are listed in process_errors.json
-  2    nothing was written: wrong usage, no such folder or model, or no room for the results
-  130  interrupted; what was found is kept for --resume
-"""
-
-
-def add_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the options that label, serve and scale share; ``default`` names their default tasks."""
-    alone, option = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
-    about = f"of {', '.join(TASKS)}; TASK=MODEL has another model answer (default: {default})"
-    alone("--tasks", type=tasks_of, metavar="TASK,…", help=about)
-    alone("--model", help="one model alone: a folder in artifacts/, or a path")
-    about = "take each picture as the crop of one face, or detect faces; auto detects unless it is a crop (default)"
-    option("--faces", choices=("auto", "crop", "detect"), default="auto", help=about)
-    option("--min-face", type=_positive, metavar="N", help="smallest face, in pixels; smaller: slower")
-    about = "lowest face score (default: %(default)s)"
-    option("--min-score", type=_score, default=finding.MIN_SCORE, metavar="P", help=about)
-    about = "of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused"
-    option("--max-pixels", type=_positive, metavar="N", help=about)
-    about = "faces at once (default: %(default)s)"
-    option("--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help=about)
-
-
-def detection(options: argparse.Namespace) -> dict:
-    """The options of ``add_options`` that ``pipeline.Pipeline`` takes."""
-    return {name: getattr(options, name) for name in ("faces", "min_face", "min_score", "max_pixels", "batch_size")}
-
-
-def tasks_asked(options: argparse.Namespace, default: Mapping[str, str]) -> dict[str, Model]:
-    """Task -> model, by the options of ``add_options``; a model alone answers all its heads."""
-    if options.model is None:
-        return load_tasks(options.tasks or default)
-    model = Model(options.model)
-    if len(model.heads) == 1:
-        return {"label" if model.classes else "age": model}
-    return {_task_name(name): model for name in model.heads}
-
-
-def _arguments(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=f"Label the faces in a folder of pictures; the answers go to {RESULTS}.json in the working folder.",
-        epilog=EXAMPLES.format("python process.py" if prog == "process.py" else prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    option = parser.add_argument
-    option("folder", metavar="DIR", help="folder of pictures, or - to read paths from a pipe")
-    option("--output", metavar="FILE", help=f"write results here instead ({ERRORS} goes beside it)")
-    option("--recursive", action="store_true", help="also pictures in folders below DIR; names become paths")
-    add_options(parser, "gender")
-    option("--boxes", action="store_true", help="write where each face is, too (a list a picture)")
-    option("--confidence", action="store_true", help="write the probability of each label too")
-    about = f'label "{UNKNOWN}" what has a lower probability; "auto" takes the model\'s own threshold (default: 0)'
-    option("--min-confidence", type=_probability, default=0.0, metavar="P", help=about)
-    option("--format", dest="form", choices=outputs.FORMATS, default="json", help="of the results (default: json)")
-    option("--html", metavar="FILE", help="write a page with thumbnails, filters and histograms there too")
-    option("--resume", action="store_true", help="continue an interrupted run")
-    about = "write no file, print the paths of the pictures that show LABEL (e.g. glasses, female), one a line"
-    option("--list", dest="listed", metavar="LABEL", help=about)
-    option("--null", action="store_true", help="with --list: end each path with a NUL, for xargs -0")
-    return parser.parse_args(argv)
-
-
-def tasks_of(text: str) -> dict[str, str]:
-    """Task -> model, from the argument of ``--tasks``."""
-    asked: dict[str, str] = {}
-    for part in text.split(","):
-        task, chosen, model = (piece.strip() for piece in part.partition("="))
-        if task.lower() in map(str.lower, asked):  # some readers of tables ignore the case of column names
-            raise argparse.ArgumentTypeError(f"{task!r} is asked for twice")
-        try:
-            _task_name(task)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        if not task or (chosen and not model) or not (chosen or task in TASKS):
-            known = ", ".join(TASKS)
-            raise argparse.ArgumentTypeError(f"no task {part!r}; there are {known}, or name a model: TASK=MODEL")
-        asked[task] = model or TASKS[task]
-    return asked
-
-
-def _task_name(task: str) -> str:
-    """The name of a task; UsageError if it cannot be a key of the results."""
-    if not task.isprintable():
-        raise UsageError(f"{printable(task)} cannot be the name of a task: give it a printable one")
-    if task.lower() in RESERVED or task.lower().endswith(SUFFIXES_OF_ANSWERS):
-        reserved = ", ".join([*sorted(RESERVED), *("…" + ending for ending in SUFFIXES_OF_ANSWERS)])
-        raise UsageError(f"{task!r} is a key of the results; name the task otherwise than {reserved}")
-    return task
-
-
-def _number(text: str, allowed: Callable[[float], bool], what: str) -> float:
-    with suppress(ValueError):
-        if allowed(number := float(text)):
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is {what}")
-
-
-def _score(text: str) -> float:
-    return _number(text, lambda number: 0 < number <= 1, "not a number above 0, up to 1")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _probability(text: str) -> float | str:
-    if text == "auto":
-        return text
-    return _number(text, lambda number: 0 <= number <= 1, 'neither a probability from 0 to 1 nor "auto"')
-
-
-def _check(options: argparse.Namespace, output: Path) -> None:
-    """UsageError for what cannot be carried out as given."""
-    if options.listed is not None and (options.output or options.confidence or options.html or options.resume):
-        raise UsageError("--list writes no file and prints paths alone: leave the options for results out")
-    if options.null and options.listed is None:
-        raise UsageError("--null is for --list")
-    if not options.folder:
-        raise UsageError("DIR is empty; name a folder")
-    if "stdout" in CLOSED and options.listed is not None:
-        raise UsageError("--list prints to standard output, which is closed")
-    if options.folder == "-":
-        if "stdin" in CLOSED:
-            raise UsageError("- reads paths from standard input, which is closed")
-        if options.recursive:
-            raise UsageError("--recursive is for folders; from a pipe come paths of files")
-        if options.resume:
-            raise UsageError("--resume is for folders: a pipe may bring other paths than before")
-    elif not Path(options.folder).is_dir():
-        what = "is a file, not a folder" if Path(options.folder).exists() else "does not exist"
-        raise UsageError(f"{printable(options.folder)} {what}")
-    for path in filter(None, (output, options.html and Path(options.html))):
-        if not path.parent.is_dir() or (path.exists() and not path.is_file()):
-            raise UsageError(f"cannot write {printable(str(path))}: name a file in a folder that exists")
-        if _is_device(path):
-            raise UsageError(f"cannot write {printable(str(path))}: name a file, since results appear when complete")
-        if path.name.lower() in (ERRORS, RUN):
-            raise UsageError(f"cannot write {printable(str(path))}: that name is taken by what is written beside it")
-
-
-def _is_device(path: Path) -> bool:
-    """Whether a path leads to a device or an open stream, such as /dev/stdout, which may itself be a file."""
-    for _ in range(40):  # links at most
-        folder = Path(os.path.realpath(path.parent))
-        if os.name == "posix" and (str(folder) in ("/dev", "/dev/fd") or folder.is_relative_to("/proc")):
-            return True
-        path = folder / path.name
-        if not path.is_symlink():
-            break
-        path = folder / path.readlink()
-    return False
-
-
-def _open_streams() -> None:
-    """Give every standard stream that is closed the null device, so that no file of ours takes its number."""
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-            if getattr(sys, name) is None:
-                setattr(sys, name, os.fdopen(number, mode, closefd=False))
-                CLOSED.add(name)
+# ------------------------------------------------------------------------------------------------------ label
 
 
 def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
-    """Label a folder; returns the exit status (see ``EXAMPLES``)."""
-    _open_streams()
-    options = _arguments(argv, prog)
-    output = Path(f"{RESULTS}.{options.form}" if options.output is None else options.output)
+    """Label pictures; returns the exit status (see ``EXAMPLES``)."""
+    open_streams()
+    options = parse(argv, prog)
+    printed = options.listed is not None or options.output == "-"
+    output = Path(RESULTS if options.output in (None, "-") else options.output)
     try:
-        _check(options, output)
-        names = read_names(sys.stdin.buffer) if options.folder == "-" else None
-        folder = "" if names is not None else options.folder
+        form = result_format(options)
+        output = output if options.output not in (None, "-") else Path(f"{RESULTS}.{form}")
+        check(options, output)
         if options.listed is not None:
-            return _list(options, folder, names)
+            return _list(options)
         tasks = tasks_asked(options, {"gender": TASKS["gender"]})
         if options.min_confidence and not any(model.head(task).classes for task, model in tasks.items()):
             raise UsageError("--min-confidence is for labels, and ages alone were asked for")
-        forms = ("recursive", "form", "html", "confidence", "boxes", "min_confidence", "resume")
-        how = {name: getattr(options, name) for name in forms} | detection(options)
-        read, failed, skipped = process_folder(folder, output, tasks=tasks, names=names, **how)
+        with tempfile.TemporaryDirectory(prefix="faces-") if printed else nullcontext(output.parent) as folder:
+            output = Path(folder, output.name)
+            read, failed, skipped = _process(options, output, tasks, form)
+            if printed:
+                _print_results(output)
     except (UsageError, outputs.JournalError) as error:
         _print_error(f"{prog}: {printable(str(error))}")
         return 2
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        _discard(sys.stdout)
+        return 141  # the status of a program that the signal SIGPIPE ended
     except OSError as error:
-        where = error.filename or ("standard output" if options.listed is not None else output)
+        where = error.filename or ("standard output" if printed else output)
         _print_error(f"{prog}: {error.strerror or error}: {printable(str(where))}")
         return 2
     except MemoryError:
@@ -582,38 +406,88 @@ def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
         # An interrupt while Python waits for a lock comes out as its failure to release that lock.
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        _print_error(f"{prog}: interrupted; the same command with --resume goes on from here")
+        instead = " instead of --restart" * options.restart
+        _print_error(
+            f"{prog}: interrupted" + f"; the same command with --resume{instead} goes on from here" * (not printed)
+        )
         return 130
-    try:
-        print(f"{_count(read, 'photo')} labelled by {_models(tasks)} -> {printable(str(output))}", flush=True)
-    except OSError as error:  # the results are there all the same
-        _discard(sys.stdout)
-        if not isinstance(error, BrokenPipeError):
-            _print_error(f"{prog}: {error.strerror or error}: standard output")
-    if skipped:
-        _print_error(f"{_count(skipped, 'file')} skipped, by name and content no picture (see {RUN})")
-    if failed:
-        errors = printable(str(output.with_name(ERRORS)))
-        _print_error(f"{_count(failed, 'file')} could not be read -> {errors}")
+    if not options.quiet:
+        _print_summary(options, output, f"{_count(read, 'photo')} labelled by {_models(tasks)}", read, failed, skipped)
     return 1 if failed else 0
 
 
-def _list(options: argparse.Namespace, folder: str, names: Iterable[str] | None) -> int:
-    model, head = _head_with(options.listed, options)
+def _process(options: argparse.Namespace, output: Path, tasks: Mapping[str, Model], form: str) -> tuple[int, int, int]:
+    pipe = options.paths == ["-"]
+    how = {name: getattr(options, name) for name in ("recursive", "html", "confidence", "boxes", "min_confidence")}
+    how |= {name: getattr(options, name) for name in ("resume", "restart")} | detection(options)
+    return process_folder(
+        "" if pipe else options.paths,
+        output,
+        tasks=tasks,
+        names=inputs.read_names(sys.stdin.buffer) if pipe else None,
+        form=form,
+        copies={name: getattr(options, name) for name in (*COPIES, "by", "link")},
+        progress=not options.quiet,
+        **how,
+    )
+
+
+def _print_results(path: Path) -> None:
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+def _print_summary(options, output: Path, done: str, read: int, failed: int, skipped: int) -> None:
+    printed = options.output == "-"
     try:
-        _, failed = list_folder(
-            folder,
-            options.listed,
-            model=model,
-            head=head,
-            names=find_files(folder, recursive=options.recursive) if names is None else names,
-            min_confidence=options.min_confidence,
-            end="\0" if options.null else "\n",
-            **detection(options),
-        )
-    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        if printed:
+            _print_error(done)
+        else:
+            print(f"{done} -> {printable(str(output))}", flush=True)
+    except OSError as error:  # the results are there all the same
         _discard(sys.stdout)
-        return 141  # the status of a program that the signal SIGPIPE ended
+        if not isinstance(error, BrokenPipeError):
+            _print_error(f"process.py: {error.strerror or error}: standard output")
+    if not read and not failed:
+        _print_below(options)
+    if skipped:
+        _print_error(
+            f"{_count(skipped, 'file')} skipped, by name and content no picture" + f" (see {RUN})" * (not printed)
+        )
+    if failed:
+        where = "" if printed else f" -> {printable(str(output.with_name(ERRORS)))}"
+        _print_error(f"{_count(failed, 'file')} could not be read{where}")
+
+
+def _print_below(options: argparse.Namespace) -> None:
+    """Tell of pictures in the folders below, where none was found and none was looked for there."""
+    folders = [path for path in options.paths if not options.recursive and Path(path).is_dir()]
+    if below := inputs.pictures_below(folders):
+        _print_error(f"{_count(below, 'picture')} in the folders below: --recursive labels them too")
+
+
+def _list(options: argparse.Namespace) -> int:
+    pipe, several = options.paths == ["-"], len(options.paths) > 1 or not Path(options.paths[0]).is_dir()
+    folder = "" if pipe or several else options.paths[0]
+    if pipe:
+        names = inputs.read_names(sys.stdin.buffer)
+    else:
+        find = inputs.find_inputs if several else find_files
+        names = find(options.paths if several else folder, recursive=options.recursive)
+    model, head = _head_with(options.listed, options)
+    read, failed = list_folder(
+        folder,
+        options.listed,
+        model=model,
+        head=head,
+        names=names,
+        min_confidence=options.min_confidence,
+        end="\0" if options.null else "\n",
+        **detection(options),
+    )
+    if not read and not failed and not options.quiet:
+        _print_below(options)
     return 1 if failed else 0
 
 

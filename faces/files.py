@@ -17,6 +17,7 @@ LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized", 
 MACHINE_FOLDERS = {"@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot", "__macosx"}
 MACHINE_FOLDERS |= {"$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "lost.dir"}
 MACHINE_FOLDERS |= {"lost+found", "__pycache__", "network trash folder", "temporary items", "ipod photo cache"}
+MACHINE_FOLDERS |= {"face_thumbnails"}  # beside the page of faces.report
 NAMES_IN_MEMORY = 100_000  # of one folder
 
 

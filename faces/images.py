@@ -75,7 +75,7 @@ STRIP = 1_000_000  # pixels that are converted at a time
 # What white may be in pictures of more than 8 bits that do not use the scale that they declare.
 SCALES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1, 2**24 - 1, 2**31 - 1, 2**32 - 1)
 # Bytes a pixel that decoders take beside the picture: WebP and AVIF for frames of their own, TIFF for strips.
-DECODER_BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 12, "JPEG2000": 24, "TIFF": 4, "GIF": 1}
+DECODER_BYTES = {"WEBP": 8, "AVIF": 12, "HEIF": 12, "JPEG2000": 24, "TIFF": 4, "GIF": 1}
 # What Pillow's decoders raise at damaged files, besides OSError.
 DECODER_ERRORS = (SyntaxError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, struct.error, zlib.error)
 
@@ -86,6 +86,14 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # or its errors woul
 for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
     with suppress(ImportError):  # an older Pillow knows no AVIF
         import_module(f"PIL.{_name}ImagePlugin")
+
+
+# glibc would keep freed blocks of up to 32 MB, of each thread its own: the largest picture once more for every thread.
+# Larger blocks than MMAP_BYTES are given back; smaller ones are kept, which is faster.
+MMAP_BYTES, TRIM_BYTES = 8_000_000, 32_000_000
+with suppress(OSError, AttributeError, TypeError):  # another C library
+    ctypes.CDLL(None).mallopt(-3, MMAP_BYTES)  # M_MMAP_THRESHOLD
+    ctypes.CDLL(None).mallopt(-1, TRIM_BYTES)  # M_TRIM_THRESHOLD
 
 
 class ImageError(ValueError):
@@ -248,13 +256,15 @@ def _load(file: BinaryIO, size: int | None, long_side: int | None, limit: int) -
     pixels = image.width * image.height
     coefficients = _coefficients(image, width * height) if in_scans else 0
     if pixels > limit:
-        raise ImageError(f"{width}x{height} pixels is over the limit of {limit}", TOO_LARGE)
+        raise ImageError(f"{width}x{height} pixels is over the limit of {limit} (--max-pixels)", TOO_LARGE)
     takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format, 0)) + coefficients
     if takes > MAX_PIXEL_BYTES * limit:
         form = "progressive JPEG" if coefficients else image.format
-        allowed = f"the limit of {limit} pixels allows for {MAX_PIXEL_BYTES * limit // 10**6} MB"
+        allowed = f"the limit of {limit} pixels (--max-pixels) allows for {MAX_PIXEL_BYTES * limit // 10**6} MB"
         raise ImageError(f"{width}x{height} pixels as {form} take {takes // 10**6} MB to decode, {allowed}", TOO_LARGE)
     BUDGET.take(takes + 4 * pixels // factor**2)
+    if image.format == "WEBP" and hasattr(image, "_decoder"):
+        image._decoder = _OneFrame(image._decoder)
     wide = image.mode[0] not in "IF" and image.tile and ";16" in str(image.tile[0][3])
     _pillow(image.load, format=image.format)
     if wide and _hardly_used(image):
@@ -263,6 +273,20 @@ def _load(file: BinaryIO, size: int | None, long_side: int | None, limit: int) -
         )
     turn, rgb = TURNS.get(_orientation(image)), _to_rgb(image, factor)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+class _OneFrame:
+    """Pillow's decoder of WebP, whose own frames (8 bytes a pixel) go once the first one has been handed over."""
+
+    def __init__(self, decoder):
+        self.decoder = decoder
+
+    def get_next(self):
+        decoder, self.decoder = self.decoder, None
+        return decoder.get_next()
+
+    def reset(self) -> None:
+        """Called by Pillow where a frame is damaged."""
 
 
 def _pixel_bytes(mode: str) -> int:
@@ -343,7 +367,7 @@ def _identified(file: BinaryIO, beginning: bytes, limit: int) -> Image.Image:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError:
         if not beginning.startswith(b"\xff\xd8"):
-            raise ImageError(f"more pixels than the limit of {limit}", TOO_LARGE) from None
+            raise ImageError(f"more pixels than the limit of {limit} (--max-pixels)", TOO_LARGE) from None
         file.seek(0)
         image = JpegImagePlugin.jpeg_factory(file)  # of which a fraction may be decoded
     if image.format == "TIFF" and (page := _page(image)) is not None:

@@ -36,7 +36,7 @@ except ImportError:  # Windows
 VERSION = 3  # of the journal; a run of another version cannot be resumed
 LOCKED_BYTE = 1 << 40  # of the journal, far beyond what SQLite reads: locks of Windows keep others from reading
 ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
-FORMATS = ("json", "jsonl", "csv", "parquet")
+FORMATS = ("json", "jsonl", "csv", "parquet")  # also the endings of such files
 NO_FACE = "no_face"  # what stands for a picture in which no face was found
 
 
@@ -57,43 +57,49 @@ class Journal:
     settings : dict
         Everything that decides what a record says.
     resume : bool
-        Go on from what is there, if it was made with the same settings; otherwise it is dropped.
+        Go on from what is there, if it was made with the same settings.
+    restart : bool
+        Discard what is there.
 
     Raises
     ------
     JournalError
-        Another run has it open; or ``resume``, and it was made with other settings or is no journal.
+        Another run has it open; it is no journal; without ``resume`` and ``restart``, it holds records; or ``resume``,
+        and it was made with other settings.
     OSError
         The folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict, *, resume: bool = False):
+    def __init__(self, path: str | os.PathLike, settings: dict, *, resume: bool = False, restart: bool = False):
         self.path, text = Path(path), json.dumps({"journal": VERSION, **settings}, sort_keys=True)
         self.lock = _lock(self.path)
         try:
-            if not resume:
+            if restart:
                 self._delete_parts()
                 os.truncate(self.path, 0)
-            self._open(text)
+            self._open(text, resume)
         except BaseException:
             self.lock.close()
             raise
 
-    def _open(self, settings: str) -> None:
+    def _open(self, settings: str, resume: bool) -> None:
         with _as_oserror(self.path):
             self.store = sqlite3.connect(_without_locks(self.path), isolation_level=None, uri=True)
             try:
                 self.store.execute("PRAGMA locking_mode=EXCLUSIVE")  # the journal's log then needs no shared memory
                 self.store.execute("PRAGMA journal_mode=WAL")
                 self.store.execute("PRAGMA synchronous=NORMAL")
+                if not resume:
+                    self._drop_empty()
                 self.store.execute("CREATE TABLE IF NOT EXISTS about (settings TEXT)")
                 shape = "(name BLOB PRIMARY KEY, kind TEXT, record TEXT) WITHOUT ROWID"
                 self.store.execute(f"CREATE TABLE IF NOT EXISTS records {shape}")
                 found = self.store.execute("SELECT settings FROM about").fetchone()
             except sqlite3.DatabaseError as error:
+                self.store.close()
                 if "not a database" in str(error) or "malformed" in str(error):
                     raise JournalError(
-                        f"{self.path} is no journal of a run, or damaged: delete it to start anew"
+                        f"{self.path} is no journal of a run, or damaged: --restart discards it"
                     ) from None
                 raise
             if found is None:
@@ -101,13 +107,23 @@ class Journal:
             elif changed := _differences(json.loads(found[0]), json.loads(settings)):
                 self.store.close()
                 if "journal" in changed:
-                    raise JournalError(
-                        f"cannot resume: {self.path} is of another version. Leave --resume out to start anew"
-                    )
+                    raise JournalError(f"cannot resume: {self.path} is of another version. --restart discards it")
                 raise JournalError(
                     f"cannot resume: options or models differ from the interrupted run ({', '.join(changed)}). "
-                    f"Use the same ones, or leave --resume out to start anew ({self.path})"
+                    f"Use the same ones, or --restart, which discards it ({self.path})"
                 )
+
+    def _drop_empty(self) -> None:
+        """Drop what is there, if it holds no record; otherwise a JournalError."""
+        if self.store.execute("SELECT 1 FROM sqlite_master WHERE name = 'records'").fetchone():
+            if number := self.store.execute("SELECT count(*) FROM records").fetchone()[0]:
+                self.store.close()
+                raise JournalError(
+                    f"an unfinished run left the answers about {number:,} files in {self.path}: "
+                    "--resume continues it, --restart discards it"
+                )
+            self.store.execute("DROP TABLE records")
+        self.store.execute("DROP TABLE IF EXISTS about")
 
     def add(self, records: Iterable[tuple[str, dict]]) -> None:
         """Add a batch of (name, record) atomically."""
@@ -125,6 +141,9 @@ class Journal:
     def __contains__(self, name: str) -> bool:
         found = self.store.execute("SELECT 1 FROM records WHERE name = ?", [os.fsencode(name)])
         return found.fetchone() is not None
+
+    def __len__(self) -> int:
+        return self.store.execute("SELECT count(*) FROM records").fetchone()[0]
 
     def count(self, kind: str) -> int:
         """Number of files of a kind: "faces" (read), "error" or "skipped"."""
@@ -200,13 +219,16 @@ def to_json(record: dict, *, tasks: Iterable[str], confidence: bool = False, box
     """A picture in the JSON formats.
 
     One face: its label if one task was asked, else {task: answer, …}; with ``confidence`` the probabilities too.
-    Several faces, or ``boxes``: a list of such objects, each with its box and score. No face: "no_face".
+    Several faces: a list of such objects, each with its box and score. No face: "no_face". With ``boxes`` every picture
+    is a list, empty without a face; box and score are None of a picture that was taken as the crop of one face.
     """
     tasks, faces = list(tasks), record["faces"]
     if not faces:
         return [] if boxes else NO_FACE
     if len(faces) > 1 or boxes:
-        return [{**_answers(face, tasks, confidence), **_place(face)} for face in faces]
+        return [
+            {**_answers(face, tasks, confidence), "box": face.get("box"), "score": face.get("score")} for face in faces
+        ]
     [face] = faces
     alone = tasks[0] if len(tasks) == 1 and f"{tasks[0]}_interval" not in face else None
     if alone is None:
@@ -221,10 +243,6 @@ def _answers(face: dict, tasks: list[str], confidence: bool) -> dict:
         key for task in tasks for key in (task, f"{task}_interval", *([f"{task}_probability"] if confidence else []))
     ]
     return {key: face[key] for key in wanted if key in face}
-
-
-def _place(face: dict) -> dict:
-    return {key: face[key] for key in ("box", "score") if key in face}
 
 
 def rows(name: str, record: dict, tasks: Iterable[str]) -> Iterator[dict[str, Any]]:

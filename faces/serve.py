@@ -1,12 +1,13 @@
 """The runtime as a REST service: ``faces serve --port 8888`` (extra ``serve``).
 
-  POST /predict            a photo -> every task's answer
-  POST /glass_no_glass/    a photo -> {"answer": "glass"} or {"answer": "no_glass"}
-  GET  /                   a page to drop a photo on
+  POST /v1/predict         photos -> every task's answer about every face
+  POST /predict            a photo -> every task's answer about its largest face
+  POST /glass_no_glass/    a photo -> {"answer": "glass"} or {"answer": "no_glass"}, about its largest face
+  GET  /                   a page to drop photos on
   GET  /health, /metrics   for monitoring; /docs describes all of it
 
-A photo comes as the field ``image`` of a form (``curl -F "image=@photo.jpg" …``) or as the body itself. The answer is
-about the largest face in it. It is decoded in memory: nothing is written to disk, and nothing is kept.
+A photo comes as the field ``image`` of a form (``curl -F "image=@photo.jpg" …``; /v1/predict takes several) or as the
+body itself. It is decoded in memory: nothing is written to disk, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from pathlib import Path
 
 from faces import __version__
 from faces.cli import add_options, detection, tasks_asked
-from faces.pipeline import Face, Pipeline, to_record
-from faces.predict import TASKS, UsageError
+from faces.pipeline import Photo, Pipeline, to_record
+from faces.predict import TASKS, UsageError, printable
 
 try:
     import uvicorn
@@ -44,22 +45,63 @@ except ImportError as missing:
     ) from missing
 
 MAX_BYTES = 10_000_000  # of a photo
+MAX_BODY = 40_000_000  # of all photos of a request
+MAX_PHOTOS = 16  # of a request
 MAX_PIXELS = 50_000_000  # of a photo; more is refused before it is decoded
 HEADER_SECONDS = 20  # for the headers of a request
 SHUTDOWN_SECONDS = 10  # for requests under way when the service is stopped
-PAGE = Path(__file__).with_name("page.html")
+PAGE, DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
 FILE = {"type": "string", "format": "binary"}
-FORM = {"type": "object", "required": ["image"], "properties": {"image": FILE}}
-CONTENT = {"multipart/form-data": {"schema": FORM}, "image/*": {"schema": FILE}}
-UPLOAD = {"requestBody": {"required": True, "content": CONTENT}}
+DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 REFUSALS = {
-    408: {"description": "The photo came too slowly."},
-    413: {"description": "The photo is larger than the service takes."},
-    415: {"description": "Neither a form nor an image."},
-    422: {"description": "Not a picture that can be decoded, or no face in it; the reason is in `detail`."},
-    429: {"description": "Too many requests at once from one address."},
-    503: {"description": "Too many requests at once; try again after the seconds in `Retry-After`."},
+    408: "The photo came too slowly.",
+    413: "The photo is larger than the service takes.",
+    415: "Neither a form nor an image.",
+    422: "Not a picture that can be decoded, or no face in it; the reason is in `detail`.",
+    429: "Too many requests at once from one address.",
+    503: "Too many requests at once; try again after the seconds in `Retry-After`.",
 }
+
+
+def _face_schema(pipeline: Pipeline) -> dict:
+    """JSON schema of a face in the answers."""
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    found: dict[str, dict] = {}
+    for task, (_, head) in pipeline.tasks.items():
+        if head.classes:
+            found |= {task: {"type": "string", "enum": list(head.classes)}, f"{task}_probability": share}
+        else:
+            years = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+            found |= {task: {"type": "number"}, f"{task}_interval": years | {"description": "lowest and highest"}}
+    edges = "left, top, right and bottom edge in pixels of the photo the right way up; none for the crop of one face"
+    box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4, "description": edges}
+    found |= {"box": box, "score": share | {"description": "confidence of the face detector"}}
+    return {"type": "object", "required": [key for key in found if key not in ("box", "score")], "properties": found}
+
+
+def _photos_schema(face: dict) -> dict:
+    """JSON schema of the answer of /v1/predict."""
+    photo = {
+        "file": {"type": "string", "description": "name of the uploaded file; empty for a body that is an image"},
+        "faces": {"type": "array", "items": face},
+        "error": {"type": "string", "description": "why the photo cannot be read; it then has no faces"},
+    }
+    photos = {"type": "array", "items": {"type": "object", "required": ["file"], "properties": photo}}
+    return {"type": "object", "required": ["photos"], "properties": {"photos": photos}}
+
+
+def _described(answer: dict, image: dict, **refusals: str) -> dict:
+    """What the OpenAPI document says of a path that takes photos."""
+    form = {"type": "object", "required": ["image"], "properties": {"image": image}}
+    content = {"multipart/form-data": {"schema": form}, "image/*": {"schema": FILE}}
+    content["application/octet-stream"] = {"schema": FILE}
+    told = REFUSALS | {int(status): text for status, text in refusals.items()}
+    refused = {
+        status: {"description": text, "content": {"application/json": {"schema": DETAIL}}}
+        for status, text in told.items()
+    }
+    answered = {200: {"description": "The answer.", "content": {"application/json": {"schema": answer}}}}
+    return {"openapi_extra": {"requestBody": {"required": True, "content": content}}, "responses": answered | refused}
 
 
 @dataclass
@@ -154,59 +196,66 @@ def _too_large() -> HTTPException:
 
 
 class _InMemory(MultiPartParser):
-    spool_max_size = 2 * MAX_BYTES  # larger bodies are refused before: nothing ever reaches the disk
+    spool_max_size = 2 * MAX_BODY  # larger bodies are refused before: nothing ever reaches the disk
 
 
 @asynccontextmanager
-async def photo_of(request: Request, load: Load) -> AsyncIterator[bytes]:
-    """The photo in a request's body, which counts until the end.
+async def photos_of(request: Request, load: Load, most: int) -> AsyncIterator[list[tuple[str, bytes]]]:
+    """Names and contents of the photos in a request's body, which counts until the end.
 
     Raises
     ------
     HTTPException
-        413 for more than ``MAX_BYTES``, 415 for neither a form nor an image, 422 for a form without an image.
+        413 for a photo of more than ``MAX_BYTES`` or more than ``MAX_BODY`` in all, 415 for neither a form nor an
+        image, 422 for a form without an image or with more than ``most``.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data" and not kind.startswith("image/") and kind != "application/octet-stream":
+    form = kind == "multipart/form-data"
+    if not form and not kind.startswith("image/") and kind != "application/octet-stream":
         raise HTTPException(415, f"send a form with the field `image`, or an image; this is {kind or 'of no type'}")
-    # Around the photo a form has some hundred bytes of its own.
-    most = MAX_BYTES + 10_000 * (kind == "multipart/form-data")
+    # Around a photo a form has some hundred bytes of its own.
+    limit = (MAX_BODY if most > 1 else MAX_BYTES + 10_000) if form else MAX_BYTES
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > most:
+    if declared.isdecimal() and int(declared) > limit:
         raise _too_large()
-    async with load.body(request, most) as body:
-        content = await _image_field(request, body) if kind == "multipart/form-data" else body
-        if len(content) > MAX_BYTES:
+    async with load.body(request, limit) as body:
+        photos = await _image_fields(request, body, most) if form else [("", body)]
+        if any(len(content) > MAX_BYTES for _, content in photos):
             raise _too_large()
-        yield content
+        yield photos
 
 
-async def _image_field(request: Request, body: bytes) -> bytes:
+async def _image_fields(request: Request, body: bytes, most: int) -> list[tuple[str, bytes]]:
     async def whole() -> AsyncIterator[bytes]:
         yield body
 
     try:
-        form = await _InMemory(request.headers, whole(), max_files=8, max_fields=8).parse()
+        form = await _InMemory(request.headers, whole(), max_files=MAX_PHOTOS, max_fields=8).parse()
     except (MultiPartException, KeyError) as error:
         raise HTTPException(422, f"the form cannot be read: {error}") from None
     try:
-        photo = form.get("image")
-        if not isinstance(photo, UploadFile):
+        files = [file for file in form.getlist("image") if isinstance(file, UploadFile)]
+        if not files:
             raise HTTPException(422, "the form has no file in a field named `image`")
-        return await photo.read()
+        if len(files) > most:
+            raise HTTPException(422, f"the form has {len(files)} files named `image`: POST /v1/predict takes several")
+        return [(printable(file.filename or ""), await file.read()) for file in files]
     finally:
         await form.close()
 
 
-def largest_face(pipeline: Pipeline, photo: bytes) -> Face | str:
-    """The answers about the largest face of a photo, or why there are none."""
+def answer(pipeline: Pipeline, photo: bytes, faces: int | None = None) -> Photo:
+    """The answers about the largest ``faces`` of a photo, by default about all."""
     decoded = pipeline.read("photo", io.BytesIO(photo))
-    if decoded.error is not None:
-        return str(decoded.error)
-    if not decoded.faces:
-        return "no face was found"
-    [answered] = pipeline.answer([replace(decoded, faces=decoded.faces[:1], squares=decoded.squares[:1])])
-    return answered.faces[0]
+    [answered] = pipeline.answer([replace(decoded, faces=decoded.faces[:faces], squares=decoded.squares[:faces])])
+    return answered
+
+
+def _entry(name: str, photo: Photo) -> dict:
+    """A photo in the answer of /v1/predict."""
+    if photo.error is not None:
+        return {"file": name, "error": str(photo.error)}
+    return {"file": name, "faces": [to_record(face) for face in photo.faces]}
 
 
 def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
@@ -236,18 +285,21 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
         yield
         pool.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(title="faces", version=__version__, description=__doc__, lifespan=lifespan)
+    about = {"title": "faces", "version": __version__, "description": __doc__.split("\n\n")[-1].replace("``", "`")}
+    app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    async def ask(request: Request) -> Face:
+    async def ask(request: Request, photos: int, faces: int | None) -> list[tuple[str, Photo]]:
+        """Names of the photos of a request, and the answers; 422 if none can be read."""
         path, started, status = request.scope["route"].path, time.perf_counter(), 500
         try:
             with load.client(request.client.host if request.client else ""):
-                async with photo_of(request, load) as photo:
+                async with photos_of(request, load, photos) as sent:
                     with load.place():
-                        work = asyncio.get_running_loop().run_in_executor(pool, largest_face, pipeline, photo)
-                        found = await work
-            if isinstance(found, str):
-                raise HTTPException(422, found)
+                        found = [(name, await in_pool(answer, pipeline, photo, faces)) for name, photo in sent]
+            if all(photo.error is not None for _, photo in found):
+                raise HTTPException(422, "; ".join(dict.fromkeys(str(photo.error) for _, photo in found)))
+            if faces == 1 and not found[0][1].faces:
+                raise HTTPException(422, "no face was found")
             status = 200
             return found
         except HTTPException as error:
@@ -260,18 +312,34 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
             count.labels(path, status).inc()
             seconds.labels(path).observe(time.perf_counter() - started)
 
-    @app.post("/predict", openapi_extra=UPLOAD, responses=REFUSALS)
-    async def predict(request: Request) -> dict:
-        """Every task's answer: labels with their probability, ages with their interval; and where the face is."""
-        return to_record(await ask(request))
+    def in_pool(function, *arguments):
+        return asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    face = _face_schema(pipeline)
+    several = {"type": "array", "items": FILE, "minItems": 1, "maxItems": MAX_PHOTOS}
+    none = "None of the photos can be decoded, or more than the service takes at once; the reason is in `detail`."
+
+    @app.post("/v1/predict", **_described(_photos_schema(face), several, **{"422": none}))
+    async def predict_all(request: Request) -> JSONResponse:
+        """Every task's answer about every face of one or several photos: labels with their probability, ages with
+        their interval, and where the face is."""
+        return JSONResponse({"photos": [_entry(*each) for each in await ask(request, MAX_PHOTOS, None)]})
+
+    @app.post("/predict", **_described(face, FILE))
+    async def predict(request: Request) -> JSONResponse:
+        """Every task's answer about the largest face of a photo, and where that is."""
+        [(_, photo)] = await ask(request, 1, 1)
+        return JSONResponse(to_record(photo.faces[0]))
 
     if "glasses" in pipeline.tasks:
+        word = {"type": "object", "required": ["answer"], "properties": {"answer": {"enum": ["glass", "no_glass"]}}}
 
-        @app.post("/glass_no_glass/", openapi_extra=UPLOAD, responses=REFUSALS)
-        async def glass_no_glass(request: Request) -> dict[str, str]:
-            """`glass` if the face wears glasses, `no_glass` if not."""
-            answer = (await ask(request)).answers["glasses"]
-            return {"answer": "glass" if answer.label == "glasses" else "no_glass"}
+        @app.post("/glass_no_glass/", **_described(word, FILE))
+        async def glass_no_glass(request: Request) -> JSONResponse:
+            """`glass` if the largest face wears glasses, `no_glass` if not."""
+            [(_, photo)] = await ask(request, 1, 1)
+            wears = photo.faces[0].answers["glasses"].label == "glasses"
+            return JSONResponse({"answer": "glass" if wears else "no_glass"})
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"description": "Saturated: photos are refused at the moment."}})
@@ -285,6 +353,10 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
     async def metrics() -> PlainTextResponse:
         """Counts and times in the format of Prometheus."""
         return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(DOCS.read_text(encoding="utf-8"))
 
     @app.head("/", include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)

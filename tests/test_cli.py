@@ -82,6 +82,43 @@ def test_an_interrupt_leaves_the_old_results(photos, folder, tmp_path, monkeypat
     assert sorted(tmp_path.iterdir()) == sorted([output, photos, tmp_path / cli.RUN])  # the journal is gone
 
 
+def interrupt(monkeypatch):
+    """Have the second picture that is opened be the moment of Ctrl-C."""
+    opened, open_rgb = [], images.open_rgb
+
+    def interrupted(path, *rest, **options):
+        opened.append(path)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        return open_rgb(path, *rest, **options)
+
+    monkeypatch.setattr(images, "open_rgb", interrupted)
+
+
+def pipe(monkeypatch, paths):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(os.fsencode(path) for path in paths))))
+
+
+def test_what_an_interrupt_recommends_works(photos, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rest, paths = ["--model", str(folder), "--batch-size", "1"], sorted(photos.iterdir())
+    for arguments, advice in (
+        ([str(photos), "--list", "red"], ""),
+        ([str(photos), "-o", "-"], ""),
+        ([str(photos), "--restart"], "; the same command with --resume instead of --restart goes on from here"),
+        (["-", "-o", "piped.json"], "; the same command with --resume goes on from here"),
+    ):
+        with monkeypatch.context() as patch:
+            interrupt(patch)
+            pipe(patch, paths)
+            assert cli.label([*arguments, *rest]) == 130
+        assert capsys.readouterr().err == f"process.py: interrupted{advice}\n"
+    pipe(monkeypatch, paths[1:])
+    assert cli.label(["-", "-o", "piped.json", *rest, "--resume"]) == 0
+    found = json.loads((tmp_path / "piped.json").read_text())
+    assert found.items() >= {str(path): COLOURS[path.name] for path in paths[1:]}.items()
+
+
 def test_want_of_memory_is_one_line(photos, folder, tmp_path, monkeypatch, capsys):
     def starve(*_):
         raise MemoryError
@@ -132,7 +169,7 @@ def test_a_run_goes_on_without_redoing_or_losing_anything(photos, model, tmp_pat
     assert json.loads((tmp_path / cli.RUN).read_text())["files"] == {"read": 6, "failed": 1, "skipped": 0}
 
 
-def test_a_journal_of_other_options_is_refused_and_without_resume_dropped(photos, model, tmp_path, monkeypatch):
+def test_a_journal_is_neither_continued_with_other_options_nor_dropped_unasked(photos, model, tmp_path, monkeypatch):
     output = tmp_path / "labels.json"
     monkeypatch.setattr(outputs, "write", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
     with pytest.raises(OSError, match="No space left"):
@@ -140,8 +177,10 @@ def test_a_journal_of_other_options_is_refused_and_without_resume_dropped(photos
     monkeypatch.undo()
     with pytest.raises(outputs.JournalError, match="options or models differ"):
         cli.process_folder(photos, output, tasks={"other": model}, resume=True)
+    with pytest.raises(outputs.JournalError, match="--resume continues it, --restart discards it"):
+        cli.process_folder(photos, output, tasks={"other": model})
     seen = looked_at(monkeypatch)
-    assert cli.process_folder(photos, output, tasks={"other": model}) == (5, 0, 0) and len(seen) == 5
+    assert cli.process_folder(photos, output, tasks={"other": model}, restart=True) == (5, 0, 0) and len(seen) == 5
 
 
 # ------------------------------------------------------------------------------------------------------ forms
@@ -181,6 +220,102 @@ def test_parquet_without_its_package_is_refused_before_anything_is_done(photos, 
     assert capsys.readouterr().err == "process.py: pyarrow is not installed: pip install 'faces[parquet]'\n"
 
 
+@pytest.mark.parametrize("form", outputs.FORMATS)
+def test_the_ending_of_the_output_is_its_form(photos, folder, tmp_path, monkeypatch, form):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    asked = [str(photos), "--model", str(folder), "-q"]
+    assert cli.label([*asked, "-o", f"by_ending.{form.upper()}"]) == 0
+    assert cli.label([*asked, "-o", "by_option", "--format", form]) == 0
+    assert cli.label([*asked, "--format", form]) == 0
+    written = [tmp_path / name for name in (f"by_ending.{form.upper()}", "by_option", f"process_results.{form}")]
+    assert len({path.read_bytes() for path in written}) == 1
+    if form == "json":
+        assert json.loads(written[0].read_text()) == COLOURS
+    else:
+        assert [row["file"] for row in rows_of(written[0], form)] == sorted(COLOURS)
+
+
+@pytest.mark.parametrize("form", [None, *outputs.FORMATS])
+def test_results_on_standard_output(photos, folder, tmp_path, monkeypatch, capfdbinary, form):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    (photos / "img_9.jpg").touch()
+    (photos / "notes.txt").touch()
+    asked = [str(photos), "--model", str(folder), *(["--format", form] if form else [])]
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.label([*asked, "--output", "-"]) == 1
+    out, err = capfdbinary.readouterr()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert err.decode().splitlines() == [
+        *("img_9.jpg: empty file", "5 photos labelled by tiny", "1 file skipped, by name and content no picture"),
+        "1 file could not be read",
+    ]
+    assert cli.label([*asked, "--output", "labels"]) == 1
+    assert out == (tmp_path / "labels").read_bytes()
+
+
+def test_a_reader_of_the_results_that_has_gone(photos, folder, monkeypatch, capsys):
+    class Pipe(io.BytesIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Pipe(), write_through=True))
+    assert cli.label([str(photos), "--model", str(folder), "-o", "-"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_quiet_leaves_errors_alone(photos, folder, tmp_path, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.chdir(tmp_path)
+    (photos / "img_9.jpg").touch()
+    (photos / "notes.txt").touch()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert cli.label([str(photos), "--model", str(folder), "--quiet"]) == 1
+    assert sys.stderr.getvalue() == "img_9.jpg: empty file\n" and capsys.readouterr().out == ""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert cli.label([str(photos), "--model", str(folder)]) == 1
+    assert " 0/7 [" in sys.stderr.getvalue()  # the bar knows how many there are
+
+
+def test_the_bar_of_a_resumed_run_begins_where_it_was(photos, model, tmp_path, monkeypatch):
+    bars, kept = [], outputs.Journal(cli._journal(tmp_path / "labels.json"), {})
+    kept.close(delete=True)
+    monkeypatch.setattr(outputs, "write", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
+    with pytest.raises(OSError, match="No space left"):
+        cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model})
+    monkeypatch.undo()
+    picture(photos / "img_7.jpg", "red")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bar = cli.tqdm
+    monkeypatch.setattr(cli, "tqdm", lambda *given, **how: bars.append(how) or bar(*given, **how))
+    cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}, resume=True)
+    assert (bars[0]["total"], bars[0]["initial"]) == (6, 5)
+
+
+def test_photos_in_subfolders_alone_are_told_of(photos, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("below", "below/deeper"):
+        picture(tmp_path / "all" / name / "a.jpg", "red")
+    told = "2 pictures in the folders below: --recursive labels them too\n"
+    asked = [str(tmp_path / "all"), "--model", str(folder)]
+    assert cli.label(asked) == 0 and capsys.readouterr().err == told
+    assert cli.label([*asked, "--list", "red"]) == 0 and capsys.readouterr() == ("", told)
+    assert cli.label([*asked, "--recursive"]) == 0 and capsys.readouterr().err == ""
+    assert cli.label([*asked, str(photos / "img_0.jpg")]) == 0 and capsys.readouterr().err == ""
+
+
+def test_boxes_are_asked_for_of_crops(photos, folder, tmp_path):
+    output = tmp_path / "labels.json"
+    assert cli.label([str(photos), "--model", str(folder), "--boxes", "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["img_0.jpg"] == [{"label": "red", "box": None, "score": None}]
+
+
 def test_the_run_is_told_beside_the_results(photos, model, tmp_path):
     cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}, confidence=True)
     run = json.loads((tmp_path / cli.RUN).read_text())
@@ -197,44 +332,6 @@ def test_paths_come_from_a_pipe(photos, folder, tmp_path, monkeypatch, end):
     output = tmp_path / "labels.json"
     assert cli.label(["-", "--model", str(folder), "--output", str(output)]) == 0
     assert json.loads(output.read_text()) == {str(wanted[0]): "blue", str(wanted[1]): "red"}
-
-
-@pytest.mark.parametrize("block", [1, 3, 7, 1 << 16])
-def test_names_are_split_wherever_the_pipe_breaks(block):
-    class Pipe(io.BytesIO):
-        def read(self, _size=-1):
-            return super().read(block)
-
-    assert list(cli.read_names(Pipe(b"a\nbb\n\nccc"))) == ["a", "bb", "ccc"]
-    assert list(cli.read_names(Pipe(b"a.jpg\r\nb.jpg\r\n\r\nc"))) == ["a.jpg", "b.jpg", "c"]
-    assert list(cli.read_names(Pipe(b"\xef\xbb\xbfa.jpg\n"))) == ["a.jpg"]
-    assert list(cli.read_names(Pipe(b"a\r\0b\n\0"))) == ["a\r", "b\n"]
-    assert list(cli.read_names(Pipe(b"a.jpg\nb.jpg\r\n"))) == ["a.jpg", "b.jpg"]
-    assert list(cli.read_names(Pipe(b"a\0b\0c\0d\0e\0"))) == ["a", "b", "c", "d", "e"]
-    assert list(cli.read_names(Pipe(b""))) == []
-    with pytest.raises(predict.UsageError, match="UTF-16"):
-        cli.read_names(Pipe("a.jpg\n".encode("utf-16")))
-
-
-@pytest.mark.parametrize("form", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_a_list_in_utf16_is_refused_with_or_without_its_mark(form):
-    with pytest.raises(predict.UsageError, match="UTF-16"):
-        cli.read_names(io.BytesIO("a.jpg\nb.jpg\n".encode(form)))
-
-
-@posix
-def test_a_name_that_ends_in_a_carriage_return_is_itself_where_it_exists(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a\r").touch()
-    assert list(cli.read_names(io.BytesIO(b"a\r\nb\r\n"))) == ["a\r", "b"]
-
-
-def test_a_list_that_cannot_be_read_is_told(tmp_path):
-    with (
-        (tmp_path / "list").open("wb") as file,
-        pytest.raises(predict.UsageError, match="list of paths cannot be read"),
-    ):
-        cli.read_names(file)
 
 
 @posix
@@ -316,7 +413,8 @@ def refused(photos, folder, tmp_path, capsys):
     ("arguments", "complaint"),
     [
         (["{tmp}/none"], "TMP/none does not exist"),
-        (["{photos}/img_0.jpg"], "TMP/photos/img_0.jpg is a file, not a folder"),
+        (["{photos}", "{tmp}/none.jpg"], "TMP/none.jpg does not exist"),
+        (["{photos}", "-"], "- reads all paths from a pipe: leave the others out"),
         ([""], "DIR is empty; name a folder"),
         ([], "the following arguments are required: DIR"),
         (
@@ -332,11 +430,21 @@ def refused(photos, folder, tmp_path, capsys):
         (["{photos}", "--batch-size", "0"], "argument --batch-size: '0' is not a whole number above 0"),
         (["{photos}", "--batch-size", "x"], "argument --batch-size: 'x' is not a whole number above 0"),
         (["{photos}", "--colour"], "unrecognized arguments: --colour"),
+        (["{photos}", "--resume", "--restart"], "argument --restart: not allowed with argument --resume"),
+        (
+            ["{photos}", "--output", "-", "--resume"],
+            "--resume is for results in a file: what is printed is kept nowhere",
+        ),
+        (
+            ["{photos}", "--output", "{tmp}/a.csv", "--format", "json"],
+            "--format json contradicts the ending of TMP/a.csv: leave one of them out",
+        ),
     ],
 )
 def test_wrong_usage_is_refused_in_one_line(refused, arguments, complaint):
     line = refused(
-        *arguments, *(["--model", "{model}", "--output", "{tmp}/a.json"] if "--output" not in arguments else [])
+        *arguments,
+        *(["--model", "{model}", "--output", "{tmp}/a.json"] if not {"-o", "--output"} & set(arguments) else []),
     )
     assert line.removeprefix("process.py: ").removeprefix("error: ") == complaint
 

@@ -33,7 +33,7 @@ NONE = {"faces": []}
         (CROP, {"tasks": ["gender"], "confidence": True}, {"label": "male", "probability": 0.98}),
         (CROP, {"tasks": ["age"]}, {"age": 34.2, "age_interval": [27, 42]}),
         (CROP, {"tasks": ["gender", "age"]}, {"gender": "male", "age": 34.2, "age_interval": [27, 42]}),
-        (CROP, {"tasks": ["gender"], "boxes": True}, [{"gender": "male"}]),
+        (CROP, {"tasks": ["gender"], "boxes": True}, [{"gender": "male", "box": None, "score": None}]),
         (NONE, {"tasks": ["gender"]}, "no_face"),
         (NONE, {"tasks": ["gender"], "boxes": True}, []),
         (
@@ -100,9 +100,30 @@ def test_a_journal_keeps_whole_batches_in_order_of_names(tmp_path):
 
 def test_a_file_that_is_no_journal_is_not_touched(tmp_path):
     (tmp_path / "j").write_bytes(b"dear diary" * 100)
-    with pytest.raises(outputs.JournalError, match="is no journal of a run, or damaged"):
+    for resume in (False, True):
+        with pytest.raises(outputs.JournalError, match="is no journal of a run, or damaged: --restart discards it"):
+            outputs.Journal(tmp_path / "j", {}, resume=resume)
+        assert (tmp_path / "j").read_bytes() == b"dear diary" * 100
+    outputs.Journal(tmp_path / "j", {}, restart=True).close(delete=True)
+
+
+def test_a_journal_with_answers_is_discarded_only_if_asked(tmp_path):
+    journal = outputs.Journal(tmp_path / "j", {})
+    journal.close()
+    journal = outputs.Journal(tmp_path / "j", {"other": 1})  # there was nothing in it
+    journal.add([("a", CROP), ("b", {"error": "gone"})])
+    journal.close()
+    for _ in range(2):
+        with pytest.raises(outputs.JournalError, match=r"about 2 files in .*j: --resume continues it, --restart"):
+            outputs.Journal(tmp_path / "j", {"other": 1})
+    again = outputs.Journal(tmp_path / "j", {"other": 1}, resume=True)
+    assert len(again) == 2
+    again.close()
+    with pytest.raises(outputs.JournalError, match=r"cannot resume: options or models differ .*or --restart"):
         outputs.Journal(tmp_path / "j", {}, resume=True)
-    assert (tmp_path / "j").read_bytes() == b"dear diary" * 100
+    fresh = outputs.Journal(tmp_path / "j", {}, restart=True)
+    assert len(fresh) == 0
+    fresh.close(delete=True)
 
 
 def test_a_full_disk_is_an_oserror(tmp_path):

@@ -1,5 +1,6 @@
 """process.py as a user runs it: a copy with only the runtime beside it, in a process of its own."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -12,13 +13,17 @@ import pytest
 import tiny_model
 from PIL import Image
 
+import faces
 from faces import trust
 from faces.predict import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ("process.py", "faces/__init__.py", "faces/report.html") + tuple(
     f"faces/{name}.py"
-    for name in ("cli", "files", "finding", "images", "outputs", "pipeline", "predict", "report", "trust")
+    for name in (
+        *("annotate", "cli", "copies", "files", "finding", "images", "inputs", "options", "outputs", "pipeline"),
+        *("predict", "report", "trust"),
+    )
 )
 TIMEOUT = 600  # seconds, for a machine with much else to do
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, signals and permissions as POSIX has them")
@@ -189,6 +194,22 @@ def test_what_is_no_picture_is_skipped_and_counted(tool, results, tmp_path):
     assert process(tool, tmp_path).returncode == 1
 
 
+def test_copies_need_the_runtime_alone(tool, results, tmp_path):
+    picture(tmp_path / "photos" / "below" / "a.jpg", "red")
+    picture(tmp_path / "photos" / "b.jpg", "blue")
+    wanted = [f"--{name}={tmp_path / name}" for name in ("sort", "crops", "annotate")]
+    photos = [tmp_path / "photos" / "below", tmp_path / "photos" / "b.jpg"]
+    done = process(tool, *photos, *wanted, "-qo", "-", prelude=NO_NETWORK)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {str(photos[0] / "a.jpg"): "red", str(photos[1]): "blue"}
+    made = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert made == [
+        *("annotate/b.jpg", "annotate/below/a.jpg", "crops/blue/b_1.jpg", "crops/red/below/a_1.jpg"),
+        *("photos/b.jpg", "photos/below/a.jpg", "sort/blue/b.jpg", "sort/red/below/a.jpg"),
+    ]
+    assert not results.exists()
+
+
 @posix
 def test_outputs_that_are_streams_are_refused(tool, tmp_path):
     picture(tmp_path / "photos" / "a.jpg", "red")
@@ -324,10 +345,12 @@ def test_refusals(tool, results, tmp_path, arguments, complaint):
 
 
 def test_help(tool):
-    done = process(tool, "--help")
+    done = process(tool, "--help", COLUMNS="120")
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) < 64
+    assert len(done.stdout.splitlines()) < 80
     assert "\n  python process.py photos --recursive " in done.stdout
+    done = process(tool, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"faces {faces.__version__}\n", "")
 
 
 # ------------------------------------------------------------------------------------------------ interruption
@@ -466,14 +489,16 @@ def test_importing_faces_imports_nothing_else():
     assert done.stdout == "['faces']\n"
 
 
+# Not getrusage: its peak counts the parent's pages too, from the moment between fork and exec.
+PEAK = (
+    "import atexit, re; status = '/proc/self/status'; peak = lambda: re.search(r'VmHWM:\\s+(\\d+)',"
+    " open(status).read())[1]; atexit.register(lambda: print('peak', peak()))"
+)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
-    # Not getrusage: its peak counts the parent's pages too, from the moment between fork and exec.
-    prelude = (
-        "import atexit, re; status = '/proc/self/status'; peak = lambda: re.search(r'VmHWM:\\s+(\\d+)',"
-        " open(status).read())[1]; atexit.register(lambda: print('peak', peak()))"
-    )
     picture(tmp_path / "one.jpg", "red", (600, 600))
 
     def peak(count):
@@ -481,8 +506,32 @@ def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
         folder.mkdir()
         for number in range(count):
             os.link(tmp_path / "one.jpg", folder / f"{number}.jpg")
-        done = process(tool, folder, prelude=prelude)
+        done = process(tool, folder, prelude=PEAK)
         assert len(json.loads(results.read_text())) == count
         return int(done.stdout.split()[-1]) / 1024
 
     assert peak(3000) - peak(300) < 25  # MB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "mode", "bytes_a_pixel"),
+    [("png", "RGBA", 10), ("png", "RGB", 6), ("bmp", "RGB", 6), ("webp", "RGB", 14.5)],
+)
+def test_of_large_pictures_only_one_is_in_memory(tool, results, tmp_path, kind, mode, bytes_a_pixel):
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("another C library than glibc")
+
+    def peak(size):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        colour = (255, 0, 0, 255)[: len(mode)]
+        Image.new(mode, (size, size), colour).save(folder / f"0.{kind}", compress_level=1, method=0)
+        for number in range(1, 6):
+            os.link(folder / f"0.{kind}", folder / f"{number}.{kind}")
+        done = process(tool, folder, prelude=PEAK)
+        assert len(json.loads(results.read_text())) == 6
+        return int(done.stdout.split()[-1]) * 1024
+
+    assert peak(4500) - peak(40) < bytes_a_pixel * 4500**2

@@ -81,6 +81,58 @@ def test_the_largest_face_of_a_scene_is_answered_for(detecting):
     assert (nobody.status_code, nobody.json()) == (422, {"detail": "no face was found"})
 
 
+def several(*photos):
+    return {"files": [("image", (name, content, "image/jpeg")) for name, content in photos]}
+
+
+def test_every_face_of_every_photo_is_answered_for(detecting):
+    data = pytest.importorskip("skimage.data")
+    scene, file = Image.new("RGB", (1200, 600), "grey"), io.BytesIO()
+    scene.paste(Image.fromarray(data.astronaut()), (0, 50))
+    scene.paste(Image.fromarray(data.astronaut()).resize((400, 400)), (700, 100))
+    scene.save(file, "JPEG")
+    nobody = photo("grey", (600, 400))
+    sent = several(("two.jpg", file.getvalue()), ("nobody.jpg", nobody), ("letter.jpg", b"dear diary"))
+    reply = detecting.post("/v1/predict", **sent)
+    two, none, letter = reply.json()["photos"]
+    assert reply.status_code == 200 and [face["box"][0] > 600 for face in two["faces"]] == [False, True]
+    assert list(two["faces"][0]) == ["glasses", "glasses_probability", "age", "age_interval", "box", "score"]
+    assert none == {"file": "nobody.jpg", "faces": []}
+    assert letter["file"] == "letter.jpg" and "not a picture" in letter["error"]
+    alone = detecting.post("/v1/predict", content=nobody, headers={"content-type": "image/jpeg"})
+    assert alone.json() == {"photos": [{"file": "", "faces": []}]}
+
+
+def test_several_photos_are_answered_or_refused(client):
+    reds = client.post("/v1/predict", **several(("a.jpg", RED), ("b.jpg", BLUE))).json()["photos"]
+    assert [(each["file"], each["faces"][0]["glasses"]) for each in reds] == [
+        ("a.jpg", "glasses"),
+        ("b.jpg", "no_glasses"),
+    ]
+    for path in ("/predict", "/glass_no_glass/"):
+        refused = client.post(path, **several(("a.jpg", RED), ("b.jpg", BLUE)))
+        assert refused.status_code == 422 and "POST /v1/predict takes several" in refused.json()["detail"]
+    many = client.post("/v1/predict", **several(*[("a.jpg", RED)] * (serve.MAX_PHOTOS + 1)))
+    assert many.status_code == 422 and "Too many files" in many.json()["detail"]
+    unread = client.post("/v1/predict", **several(("a.jpg", b"x"), ("b.jpg", b"")))
+    assert unread.status_code == 422 and "not a picture" in unread.json()["detail"]
+    large = client.post("/v1/predict", **several(("a.jpg", RED), ("b.jpg", b"\xff" * (serve.MAX_BYTES + 1))))
+    assert large.status_code == 413
+
+
+def test_answers_are_as_the_openapi_document_says(detecting, client):
+    jsonschema = pytest.importorskip("jsonschema")
+    paths = client.get("/openapi.json").json()["paths"]
+    with (predict.ROOT / "samples" / "portraits" / "london" / "001_smiling.jpg").open("rb") as file:
+        portrait = file.read()
+    for path in ("/v1/predict", "/predict", "/glass_no_glass/"):
+        for service, content in ((client, RED), (detecting, portrait), (client, b"x")):
+            reply = service.post(path, **form(content))
+            told = paths[path]["post"]["responses"][str(reply.status_code)]["content"]["application/json"]
+            jsonschema.validate(reply.json(), told["schema"])
+            assert reply.status_code == (422 if content == b"x" else 200)
+
+
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/octet-stream", "form"])
 def test_predict_tells_every_task(client, kind):
     content = photo("red", kind="PNG") if kind == "image/png" else RED
@@ -99,11 +151,12 @@ def test_health_metrics_docs_and_page(client):
     assert 'faces_requests_total{path="/predict",status="200"}' in text
     assert "faces_requests_in_flight" in text and "faces_request_seconds_bucket" in text
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/predict", "/glass_no_glass/", "/health", "/metrics"} == set(paths)
+    assert {"/v1/predict", "/predict", "/glass_no_glass/", "/health", "/metrics"} == set(paths)
     assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
-    page = client.get("/")
-    assert page.headers["content-type"].startswith("text/html") and "Drop a photo" in page.text
-    assert "http://" not in page.text and "https://" not in page.text  # it needs nothing from elsewhere
+    for path, word in (("/", "Drop photos"), ("/docs", "openapi.json")):
+        page = client.get(path)
+        assert page.headers["content-type"].startswith("text/html") and word in page.text
+        assert "http://" not in page.text and "https://" not in page.text  # it needs nothing from elsewhere
 
 
 def test_without_a_glasses_model_that_path_is_not_there(tasks):

