@@ -258,6 +258,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_class_folders_become_a_model_for_process_py(home, capsys):
     assert cli.main(["train", "pets", *TINY]) == 0
     shown = capsys.readouterr()
@@ -280,6 +281,7 @@ def test_class_folders_become_a_model_for_process_py(home, capsys):
     assert (folder / "model.onnx").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_a_settings_file_and_its_recipe_on_other_folders(home, capsys):
     (home / "mine.yaml").write_text(
         "data: [pets]\nrun: runs/a/b\nstratify: [label]\nrecipe:\n  learn: {label: 1}\n  along: {}\n  batch_size: 32\n"
@@ -295,6 +297,7 @@ def test_a_settings_file_and_its_recipe_on_other_folders(home, capsys):
     assert "or one settings file" in told[0] and "mine.yaml says what is learnt" in told[1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_goes_on(home, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -369,6 +372,7 @@ def test_without_a_network_the_remedies_are_told(home, capsys, monkeypatch):
     assert "set TORCH_HOME to a folder that holds hub/checkpoints/mobilenet_v2-" in last and "weights=random" in last
 
 
+@pytest.mark.slow
 def test_what_learnt_from_grey_pictures_sees_colours_as_grey(photos, cache, tmp_path):
     colour = photos.assign(gender=photos["gender"].fillna("male"))
     grey = colour.copy()

@@ -13,6 +13,8 @@ from faces import predict
 from faces.research import experiments, export, networks
 from faces.research.heads import Classes, Years
 
+pytestmark = pytest.mark.slow
+
 HEADS = [Classes("gender", ("female", "male")), Years(kind="median")]
 PIXELS = np.random.default_rng(SEED).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
 FITTED = {"gender": {"scale": 1.7, "abstain_below": 0.8}, "age": {"width": 1.2, "coverage": 0.9}}
