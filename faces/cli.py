@@ -372,10 +372,8 @@ def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
     """Label pictures; returns the exit status (see ``EXAMPLES``)."""
     open_streams()
     options = parse(argv, prog)
-    printed, output = (
-        options.listed is not None or options.output == "-",
-        Path(RESULTS if options.output is None else options.output),
-    )
+    printed = options.listed is not None or options.output == "-"
+    output = Path(RESULTS if options.output is None else options.output)
     try:
         form = result_format(options)
         output = Path(f"{RESULTS}.{form}") if options.output in (None, "-") else output
