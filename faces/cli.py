@@ -374,10 +374,10 @@ def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
     open_streams()
     options = parse(argv, prog)
     printed = options.listed is not None or options.output == "-"
-    output = Path(RESULTS if options.output in (None, "-") else options.output)
+    output = Path(RESULTS if options.output is None else options.output)
     try:
         form = result_format(options)
-        output = output if options.output not in (None, "-") else Path(f"{RESULTS}.{form}")
+        output = Path(f"{RESULTS}.{form}") if options.output in (None, "-") else output
         check(options, output)
         if options.listed is not None:
             return _list(options)
@@ -407,9 +407,8 @@ def label(argv: list[str] | None = None, prog: str = "process.py") -> int:
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         instead = " instead of --restart" * options.restart
-        _print_error(
-            f"{prog}: interrupted" + f"; the same command with --resume{instead} goes on from here" * (not printed)
-        )
+        advice = "" if printed else f"; the same command with --resume{instead} goes on from here"
+        _print_error(f"{prog}: interrupted{advice}")
         return 130
     if not options.quiet:
         _print_summary(options, output, f"{_count(read, 'photo')} labelled by {_models(tasks)}", read, failed, skipped)
@@ -438,7 +437,8 @@ def _print_results(path: Path) -> None:
     sys.stdout.buffer.flush()
 
 
-def _print_summary(options, output: Path, done: str, read: int, failed: int, skipped: int) -> None:
+def _print_summary(options: argparse.Namespace, output: Path, done: str, read: int, failed: int, skipped: int) -> None:
+    """Print the summary line on standard output, or on stderr where the results are printed; notices on stderr."""
     printed = options.output == "-"
     try:
         if printed:
@@ -448,13 +448,12 @@ def _print_summary(options, output: Path, done: str, read: int, failed: int, ski
     except OSError as error:  # the results are there all the same
         _discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
-            _print_error(f"process.py: {error.strerror or error}: standard output")
+            _print_error(f"{options.prog}: {error.strerror or error}: standard output")
     if not read and not failed:
         _print_below(options)
     if skipped:
-        _print_error(
-            f"{_count(skipped, 'file')} skipped, by name and content no picture" + f" (see {RUN})" * (not printed)
-        )
+        where = "" if printed else f" (see {RUN})"
+        _print_error(f"{_count(skipped, 'file')} skipped, by name and content no picture{where}")
     if failed:
         where = "" if printed else f" -> {printable(str(output.with_name(ERRORS)))}"
         _print_error(f"{_count(failed, 'file')} could not be read{where}")

@@ -205,7 +205,10 @@ def _link(source: str, place: Path) -> None:
 def _opened(source: str) -> tuple[Image.Image, float]:
     """A picture, above ``images.MAX_RETURNED`` pixels at a fraction of its size, and that fraction."""
     picture = images.open_rgb(source, long_side=LONG_SIDE)
-    return picture, max(picture.size) / max(images.picture_size(source))
+    full = picture.size
+    with suppress(images.ImageError):  # metadata that Pillow fails on, and that open_rgb reads without
+        full = images.picture_size(source)
+    return picture, max(picture.size) / max(full)
 
 
 def _crop(picture: Image.Image, scale: float, face: Mapping) -> Image.Image:

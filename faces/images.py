@@ -200,7 +200,8 @@ def open_rgb(
     limit, rgb, kind = MAX_PIXELS if max_pixels is None else max_pixels, None, TOO_LARGE
     try:
         rgb = _open_rgb(path, None if whole else size, long_side, limit)
-        return square(rgb, size, whole) if size else rgb
+        rgb = square(rgb, size, whole) if size else rgb  # the large picture goes before the next one is let in
+        return rgb
     except ImageError as error:
         reason, kind = str(error), error.kind
     except MemoryError:

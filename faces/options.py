@@ -23,7 +23,7 @@ SUFFIXES_OF_ANSWERS = ("_probability", "_interval", "_low", "_high")
 
 EXAMPLES = """examples:
   {0} photos                         label the faces in every picture of the folder photos
-  {0} photos --recursive             and of the folders below it
+  {0} photos --recursive             and of the folders below it (-r)
   {0} a.jpg b.jpg photos             files and folders; names are paths then
   {0} photos --tasks gender,age      gender, and age in years with its interval
   {0} photos --faces crop            every picture is the crop of one face: do not look for more
@@ -87,6 +87,7 @@ def parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
         epilog=EXAMPLES.format("python process.py" if prog == "process.py" else prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(prog=prog)
     option = parser.add_argument
     option("paths", metavar="DIR", nargs="+", help="folder of pictures, several files and folders, or - for a pipe")
     option("-r", "--recursive", action="store_true", help="also pictures in folders below DIR; names become paths")

@@ -120,7 +120,7 @@ class Journal:
                 self.store.close()
                 raise JournalError(
                     f"an unfinished run left the answers about {number:,} files in {self.path}: "
-                    "--resume continues it, --restart discards it"
+                    "--resume continues it, --restart discards it, another --output leaves it there"
                 )
             self.store.execute("DROP TABLE records")
         self.store.execute("DROP TABLE IF EXISTS about")

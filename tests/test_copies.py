@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -232,6 +233,25 @@ def test_pictures_of_ours_are_replaced_when_the_answers_change_and_only_then(run
     run("--annotate", "seen", "--crops", "cut", tasks="colour,age")
     again = stamps(tmp_path / "seen") | stamps(tmp_path / "cut")
     assert again.keys() == after.keys() and not set(again.values()) & set(after.values())
+
+
+def test_a_large_picture_is_drawn_at_a_fraction_with_its_boxes_in_place(scenes, monkeypatch):
+    large = Image.open(scenes / "red.png").resize((1600, 1200))
+    large.save(scenes / "large.png")
+    monkeypatch.setattr("faces.images.MAX_RETURNED", 200_000)
+    picture, scale = copies._opened(str(scenes / "large.png"))
+    assert (picture.size, scale) == ((400, 300), 0.25)
+    crop = copies._crop(picture, scale, {"box": [4 * edge for edge in BOXES[0]]})
+    assert np.abs(np.asarray(crop).mean((0, 1)) - (255, 0, 0)).max() < 12
+
+
+def test_a_picture_with_damaged_metadata_is_copied_like_any_other(run, scenes, tmp_path):
+    content = (scenes / "red.png").read_bytes()
+    chunk = b"tEXt" + b"no end of the key"
+    damaged = struct.pack(">I", len(chunk) - 4) + chunk + b"\0\0\0\0"  # no checksum of it
+    (scenes / "red.png").write_bytes(content[:33] + damaged + content[33:])
+    run("--crops", "cut", "--annotate", "seen")
+    assert "red/red_1.jpg" in tree(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("size", [(8, 8), (90, 60), (1200, 900), (3000, 40), (60, 2000)])
