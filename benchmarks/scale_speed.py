@@ -52,7 +52,7 @@ class Noted(scale.Worker):
     def __call__(self, batch):
         rows = super().__call__(batch)
         with open(f"{self.notes}/{os.getpid()}", "a") as file:
-            print(time.time(), len(batch["name"]), file=file)
+            print(time.time(), len(batch["file"]), file=file)
         return rows
 
 scale.Worker = Noted

@@ -1,8 +1,10 @@
-"""The runtime on many machines: ``faces scale INPUT OUTPUT`` (extra ``scale``).
+"""The runtime on many machines: ``faces scale INPUT OUTPUT`` (extra ``scale``; ``s3`` for s3:// addresses).
 
 INPUT is a folder, here or in an object store (anything that fsspec opens: ``s3://bucket/photos``), OUTPUT a folder for
 Parquet files, here or there. Workers of Ray Data hold the networks and are handed paths; the batch of a lost worker is
 repeated by another. The rows are those of ``--format parquet``, with a column ``error`` for unreadable files.
+
+The names of a folder are held in memory; those of a Parquet file (``--names``) are not, and may be any number.
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from faces import outputs
-from faces.cli import add_options, detection, tasks_asked
+from faces.cli import add_options, detection, read_names, tasks_asked
 from faces.files import MACHINE_FOLDERS, is_litter
-from faces.pipeline import Pipeline, load_tasks, to_record
-from faces.predict import TASKS, Model, UsageError, one_line, printable
+from faces.pipeline import Pipeline, to_record
+from faces.predict import TASKS, Model, UsageError, find_model, one_line, printable
 
 try:
     import fsspec
     import pyarrow as pa
     import ray
+    from pyarrow import dataset, fs
 except ImportError as missing:
     raise ImportError(
         f"many machines need {missing.name}, which is not installed: pip install 'faces[scale]'", name=missing.name
@@ -37,17 +40,20 @@ BLOCK_SIZE = 256  # pictures that are answered and written at once: little is re
 
 
 class Worker:
-    """Opens, decodes and answers: made once a process, then handed batches of paths.
+    """Opens, decodes and answers: made once a process, then handed batches of names.
 
     Parameters
     ----------
+    root : str
+        Folder or address that the names are below.
     tasks : mapping of str to str
         Task -> model, by name or path; the models must be on every machine.
     how : mapping
         Options of ``pipeline.Pipeline``.
     """
 
-    def __init__(self, tasks: Mapping[str, str], how: Mapping):
+    def __init__(self, root: str, tasks: Mapping[str, str], how: Mapping):
+        self.root = root.rstrip("/")
         models = {name: Model(name, threads=1) for name in set(tasks.values())}
         self.pipeline = Pipeline({task: models[name] for task, name in tasks.items()}, **how)
         ages = [task for task, (_, head) in self.pipeline.tasks.items() if not head.classes]
@@ -55,14 +61,14 @@ class Worker:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         rows: list[dict] = []
-        for root, name in zip(batch["root"].tolist(), batch["name"].tolist(), strict=True):
-            rows += self._rows(root, os.fsdecode(name))
+        for name in batch["file"].tolist():
+            rows += self._rows(os.fsdecode(name))
         return pa.Table.from_pylist(rows, outputs.parquet_schema(self.columns))
 
-    def _rows(self, root: str, name: str) -> Iterator[dict]:
+    def _rows(self, name: str) -> Iterator[dict]:
         shown = outputs.escaped(name)
         try:
-            with fsspec.open(f"{root.rstrip('/')}/{name}", "rb") as file:
+            with fsspec.open(f"{self.root}/{name}", "rb") as file:
                 content = io.BytesIO(file.read())
         except OSError as error:
             return iter([{"file": shown, "error": error.strerror or str(error)}])
@@ -70,6 +76,50 @@ class Worker:
         if photo.error is not None:
             return iter([{"file": shown, "error": str(photo.error)}])
         return outputs.rows(shown, {"faces": [to_record(face) for face in photo.faces]}, self.pipeline.tasks)
+
+
+def filesystem(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a folder or address, and the path in it.
+
+    Raises
+    ------
+    UsageError
+        A package for such addresses is missing, or there are none of that kind.
+    """
+    try:
+        return fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        remedy = ": pip install 'faces[s3]'" if address.startswith(("s3:", "s3a:")) else ""
+        raise UsageError(f"{printable(address)} needs a package that is not installed ({error}){remedy}") from None
+    except ValueError as error:
+        raise UsageError(f"{printable(address)} cannot be opened: {one_line(error)}") from None
+
+
+def _folder(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    system, path = filesystem(root)
+    if not system.isdir(path):
+        raise UsageError(f"{printable(root)} is no folder")
+    return system, path
+
+
+def names_in(path: str) -> Iterator[str]:
+    """Names in a text file, as ``cli.read_names`` reads them; UsageError if there is none."""
+    system, place = filesystem(path)
+    if not system.isfile(place):
+        raise UsageError(f"{printable(path)} is no file")
+    with system.open(place, "rb") as file:
+        yield from read_names(file)
+
+
+def _parquet(path: str) -> dataset.Dataset:
+    system, place = filesystem(path)
+    try:
+        found = dataset.dataset(place, format="parquet", filesystem=fs.PyFileSystem(fs.FSSpecHandler(system)))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(f"{printable(path)} is no Parquet file: {one_line(error)}") from None
+    if "file" not in found.schema.names:
+        raise UsageError(f"{printable(path)} has no column file; it has {', '.join(found.schema.names)}")
+    return found
 
 
 def listing(root: str) -> Iterator[str]:
@@ -80,9 +130,7 @@ def listing(root: str) -> Iterator[str]:
     UsageError
         There is no such folder.
     """
-    system, path = fsspec.core.url_to_fs(root)
-    if not system.isdir(path):
-        raise UsageError(f"{printable(root)} is no folder")
+    system, path = _folder(root)
     for folder, _, files in system.walk(path):
         below = folder[len(path) :].strip("/")
         if MACHINE_FOLDERS.isdisjoint(below.lower().split("/")):
@@ -91,9 +139,19 @@ def listing(root: str) -> Iterator[str]:
 
 
 def run(
-    source: str, target: str, *, tasks: Mapping[str, str] | None = None, workers: int | None = None, **how
+    source: str,
+    target: str,
+    *,
+    tasks: Mapping[str, str] | None = None,
+    names: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    progress: bool = False,
+    **how,
 ) -> dict[str, float]:
     """Answer about every file below ``source`` and write Parquet files into ``target``.
+
+    All is checked before Ray is started, unless it runs.
 
     Parameters
     ----------
@@ -101,8 +159,15 @@ def run(
         Folders or addresses.
     tasks : mapping of str to str, optional
         Task -> model; default gender.
+    names : str, optional
+        Text file with a name below ``source`` a line, or Parquet with a column ``file``, which is never in memory as
+        a whole; default all files.
     workers : int, optional
         Processes that hold the networks; default one a core of the cluster.
+    address : str, optional
+        Of a Ray cluster.
+    progress : bool
+        Have Ray show how far it is.
     how
         Options of ``pipeline.Pipeline``.
 
@@ -114,36 +179,59 @@ def run(
     Raises
     ------
     UsageError
-        No such folder or model, or ``target`` is not empty.
+        No such folder, list or model, or ``target`` is not empty, or a package for such addresses is missing.
     """
     tasks = dict(tasks or {"gender": TASKS["gender"]})
-    load_tasks(tasks)  # a wrong name should fail here, not on every machine
-    system, path = fsspec.core.url_to_fs(target)
+    for name in set(tasks.values()):
+        find_model(name)  # a wrong name should fail here, not on every machine
+    system, path = filesystem(target)
     if system.exists(path) and system.ls(path):
         raise UsageError(f"{printable(target)} holds something already; name another folder")
+    _folder(source)
+    streamed = _parquet(names) if names and names.endswith(".parquet") else None
+    listed = [] if streamed else [os.fsencode(name) for name in (names_in(names) if names else listing(source))]
+    files = streamed.count_rows() if streamed else len(listed)
+    if not files:
+        raise UsageError(f"{printable(names or source)} holds no {'name' if names else 'file'}")
+    start(address)
     began = time.monotonic()
-    names = [os.fsencode(name) for name in listing(source)]  # bytes: they need not be UTF-8
-    if not names:
-        raise UsageError(f"{printable(source)} holds no file")
+    ray.data.DataContext.get_current().enable_progress_bars = progress
     count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    blocks = [
-        pa.table({"root": [source] * len(part), "name": pa.array(part, pa.binary())})
-        for part in (names[start : start + BLOCK_SIZE] for start in range(0, len(names), BLOCK_SIZE))
-    ]
-    answered = ray.data.from_arrow(blocks).map_batches(
+    answered = (_streamed(names) if streamed else _blocks(listed)).map_batches(
         Worker,
-        fn_constructor_args=(tasks, how),
+        fn_constructor_args=(source, tasks, how),
         batch_size=BATCH,
         compute=ray.data.ActorPoolStrategy(size=count),
         # A worker uses a whole core; but were all of them reserved, no process could write the answers.
         num_cpus=0.75,
     )
-    answered.write_parquet(target, ray_remote_args={"num_cpus": 0.25})
-    return {"files": len(names), "workers": count, "seconds": round(time.monotonic() - began, 3)}
+    answered.write_parquet(path, filesystem=_for_ray(system), ray_remote_args={"num_cpus": 0.25})
+    return {"files": files, "workers": count, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _blocks(names: list[bytes]) -> ray.data.Dataset:
+    parts = (names[start : start + BLOCK_SIZE] for start in range(0, len(names), BLOCK_SIZE))
+    return ray.data.from_arrow([pa.table({"file": pa.array(part, pa.binary())}) for part in parts])
+
+
+def _streamed(path: str) -> ray.data.Dataset:
+    """The names of a Parquet file, read as they are needed."""
+    system, place = filesystem(path)
+    names = ray.data.read_parquet(place, filesystem=_for_ray(system), columns=["file"])
+    return names.repartition(target_num_rows_per_block=BLOCK_SIZE)
+
+
+def _for_ray(system: fsspec.AbstractFileSystem) -> fs.FileSystem:
+    return fs.LocalFileSystem() if "file" in system.protocol else fs.PyFileSystem(fs.FSSpecHandler(system))
 
 
 def start(address: str | None = None, **options) -> None:
-    """Connect to the Ray cluster at ``address``, or start one on this machine that asks nothing of the network."""
+    """Connect to the Ray cluster at ``address``, or start one on this machine that asks nothing of the network.
+
+    Does nothing where that was done before.
+    """
+    if ray.is_initialized():
+        return
     if address:
         ray.init(address=address, log_to_driver=False, ignore_reinit_error=True, **options)
         return
@@ -164,13 +252,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", metavar="INPUT", help="folder or address of the pictures (s3://bucket/photos)")
     parser.add_argument("target", metavar="OUTPUT", help="folder or address for the Parquet files; new or empty")
     add_options(parser, "gender")
+    about = "list of names below INPUT: text, one a line, or .parquet with a column file, which need not fit in memory"
+    parser.add_argument("--names", metavar="FILE", help=about)
     parser.add_argument("--workers", type=int, help="processes that hold the networks (default: one a core)")
     parser.add_argument("--address", help="of a Ray cluster; by default one is started on this machine")
     options = parser.parse_args(argv)
+    default = {"gender": TASKS["gender"]}
     try:
-        start(options.address)
-        tasks = dict.fromkeys(tasks_asked(options, {}), options.model) if options.model else options.tasks
-        done = run(options.source, options.target, tasks=tasks, workers=options.workers, **detection(options))
+        asked = options.tasks or default
+        tasks = {task: options.model or asked[task] for task in tasks_asked(options, default)}
+        how = {name: getattr(options, name) for name in ("names", "workers", "address")} | detection(options)
+        done = run(options.source, options.target, tasks=tasks, progress=sys.stderr.isatty(), **how)
     except (UsageError, OSError, ValueError) as error:
         print(f"faces scale: {one_line(error)}", file=sys.stderr)
         return 2

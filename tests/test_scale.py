@@ -15,6 +15,7 @@ from PIL import Image
 from faces import cli, predict
 
 ray = pytest.importorskip("ray")
+pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 from faces import scale  # noqa: E402
 
@@ -94,8 +95,8 @@ def test_names_that_are_not_utf8_and_folders_of_systems(models, tmp_path):
         pytest.skip("this file system refuses the name")
     (photos / "broken.jpg").touch()
     names = list(scale.listing(str(photos)))
-    batch = {"root": np.array([str(photos)] * 2), "name": np.array([os.fsencode(name) for name in names], object)}
-    broken, red = scale.Worker(models, {"faces": "crop"})(batch).to_pylist()
+    batch = {"file": np.array([os.fsencode(name) for name in names], object)}
+    broken, red = scale.Worker(str(photos), models, {"faces": "crop"})(batch).to_pylist()
     assert (broken["file"], broken["error"]) == ("broken.jpg", "empty file")
     assert (red["file"], red["colour"]) == (r"caf\xe9.png", "red") and red["age"] == pytest.approx(25.4, abs=0.2)
 
@@ -124,6 +125,55 @@ def test_a_lost_worker_costs_nothing_but_time(cluster, photos, models, tmp_path,
     killer.join(timeout=60)
     assert lost.exists()
     check(*rows(tmp_path / "out"), expected(photos, models, tmp_path))
+
+
+@pytest.mark.parametrize("form", ["text", "parquet"])
+def test_names_may_come_from_a_list(cluster, photos, models, tmp_path, form):
+    names = sorted(f"{number % 4}/{number}.jpg" for number in range(0, 400, 7)) * 5 + ["broken.jpg", "gone.jpg"]
+    if form == "text":
+        listed = tmp_path / "names.txt"
+        listed.write_text("\n".join(names))
+    else:
+        (tmp_path / "names.parquet").mkdir()  # in one group of rows, which is taken apart
+        listed = tmp_path / "names.parquet"
+        parquet.write_table(pyarrow.table({"file": names, "other": names}), listed / "part.parquet")
+    done = scale.run(str(photos), str(tmp_path / "out"), tasks=models, names=str(listed), faces="crop", workers=2)
+    found, count = rows(tmp_path / "out")
+    assert done["files"] == count == len(names) and set(found) == set(names)
+    assert found["gone.jpg"]["error"] == "No such file or directory" and found["0/28.jpg"]["colour"] == "blue"
+    assert len(list((tmp_path / "out").glob("*.parquet"))) > 1
+
+
+def test_all_is_checked_before_ray_is_started(photos, models, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(scale, "start", refuse)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    parquet.write_table(pyarrow.table({"path": ["a.jpg"]}), tmp_path / "other.parquet")
+    (tmp_path / "empty.txt").touch()
+    new = str(tmp_path / "new")
+
+    def refused(*arguments):
+        assert scale.main([*map(str, arguments), "--model", models["colour"], "--faces", "crop"]) == 2
+        return capsys.readouterr().err
+
+    assert "full holds something already" in refused(photos, tmp_path / "full")
+    assert "none is no folder" in refused(tmp_path / "none", new)
+    assert "none.txt is no file" in refused(photos, new, "--names", tmp_path / "none.txt")
+    assert "empty.txt holds no name" in refused(photos, new, "--names", tmp_path / "empty.txt")
+    assert "has no column file; it has path" in refused(photos, new, "--names", tmp_path / "other.parquet")
+    assert "none.parquet is no Parquet file" in refused(photos, new, "--names", tmp_path / "none.parquet")
+    assert "wxyz://photos cannot be opened" in refused("wxyz://photos", new)
+
+    def missing(address):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(scale.fsspec.core, "url_to_fs", missing)
+    assert "pip install 'faces[s3]'" in refused("s3://bucket/photos", "s3://bucket/answers")
+    assert scale.main([str(photos), new, "--model", "cow"]) == 2
+    assert "no model 'cow'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_done_is_refused(cluster, photos, models, tmp_path, capsys):
