@@ -327,8 +327,10 @@ def runs(notebook: str, step: str, columns: Mapping[str, str]) -> str:
     frame = kept(notebook, step)
     rows = []
     for _, row in frame.iterrows():
-        cells = [row[column] for column in columns]
-        rows.append([_cell(cell, column) for cell, column in zip(cells, columns, strict=True)])
+        rows.append([_cell(row[column], column) for column in columns])
+        if "all" in columns:
+            whole = {"value": row["all"], "low": row["low"], "high": row["high"]}
+            rows[-1][list(columns).index("all")] = shown(whole)
     return table(list(columns.values()), rows)
 
 
@@ -345,7 +347,7 @@ def differences(notebook: str, step: str, names: Mapping[str, str]) -> str:
     rows = []
     for _, row in kept(notebook, step).iterrows():
         points = f"{row['mean'] * 100:+.1f} ({row['low'] * 100:+.1f} to {row['high'] * 100:+.1f})"
-        rows.append([*(row[column] for column in names), points])
+        rows.append([*(SOURCES.get(row[column], row[column]) for column in names), points])
     return table([*names.values(), "difference, points"], rows)
 
 
@@ -382,10 +384,10 @@ def notebooks() -> str:
         numbers = [cell.execution_count for cell in code]
         figures = len(list((ROOT / "figures").glob(f"{path.name[:2]}_*.png")))
         state = "complete" if numbers == list(range(1, len(code) + 1)) else "not executed in full"
-        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        holds = f"{len(code)} code cells, {figures} figures, {path.stat().st_size / 1e6:.1f} MB"
         linked = f"[{title.lstrip('# ')}](../notebooks/{path.name})"
-        rows.append([linked, question.removeprefix("**Question.** "), len(code), figures, size, state])
-    return table(["notebook", "question", "code cells", "figures", "size", "outputs"], rows)
+        rows.append([linked, question.removeprefix("**Question.** "), holds, state])
+    return table(["notebook", "question", "holds", "outputs"], rows)
 
 
 def commands() -> str:
