@@ -37,7 +37,6 @@ from faces.options import (
     result_format,
     tasks_asked,
 )
-from faces.options import add_options as add_options  # for serve and scale
 from faces.pipeline import DETECTOR, Photo, Pipeline, to_record
 from faces.predict import TASKS, Head, Model, UsageError, homes, printable
 

@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from faces import outputs
-from faces.cli import add_options, detection, read_names, tasks_asked
 from faces.files import MACHINE_FOLDERS, is_litter
+from faces.inputs import read_names
+from faces.options import add_options, detection, tasks_asked
 from faces.pipeline import Pipeline, to_record
 from faces.predict import TASKS, Model, UsageError, find_model, one_line, printable
 
@@ -103,7 +104,7 @@ def _folder(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def names_in(path: str) -> Iterator[str]:
-    """Names in a text file, as ``cli.read_names`` reads them; UsageError if there is none."""
+    """Names in a text file, as ``inputs.read_names`` reads them; UsageError if there is none."""
     system, place = filesystem(path)
     if not system.isfile(place):
         raise UsageError(f"{printable(path)} is no file")

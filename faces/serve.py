@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from faces import __version__
-from faces.cli import add_options, detection, tasks_asked
+from faces.options import add_options, detection, tasks_asked
 from faces.pipeline import Photo, Pipeline, to_record
 from faces.predict import TASKS, UsageError, printable
 
