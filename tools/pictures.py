@@ -9,12 +9,14 @@ Portraits: DeBruine and Jones, Face Research Lab London Set, CC BY 4.0 (samples/
 from __future__ import annotations
 
 import argparse
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -52,7 +54,7 @@ def command_line() -> None:
     printed = _faces(*command).stdout.splitlines()
     rows = [[cell.strip('"') for cell in line.split(",")] for line in printed]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["$ faces " + " ".join(command)]
+    lines = ["$ faces " + " ".join(command) + " | column -s, -t"]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans Mono"), 15)
     width = max(font.getbbox(line)[2] for line in lines)
@@ -82,16 +84,12 @@ def service() -> None:
         port = free.getsockname()[1]
     running = subprocess.Popen([sys.executable, "-m", "faces.serve", "--port", str(port)], cwd=ROOT)
     try:
-        for _ in range(60):
-            try:
-                urlopen(f"http://127.0.0.1:{port}/health").close()
-                break
-            except URLError:
-                time.sleep(1)
+        _wait(lambda: urlopen(f"http://127.0.0.1:{port}/health").close() is None)
         with _browser(900, 900) as browser:
             browser.get(f"http://127.0.0.1:{port}/")
             browser.find_element("css selector", "input[type=file]").send_keys(str(GROUP))
-            time.sleep(5)
+            _wait(lambda: "1 of 1 answered" in browser.find_element("css selector", "body").text)
+            time.sleep(1)  # the boxes are drawn
             browser.save_screenshot(str(TARGET / "service.png"))
     finally:
         running.terminate()
@@ -112,11 +110,20 @@ def _browser(width: int, height: int):
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},{height}"):
         options.add_argument(argument)
-    browser = webdriver.Chrome(options=options)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     try:
         yield browser
     finally:
         browser.quit()
+
+
+def _wait(ready: Callable[[], bool], seconds: int = 120) -> None:
+    for _ in range(seconds):
+        with suppress(URLError):
+            if ready():
+                return
+        time.sleep(1)
+    raise TimeoutError("the service does not answer")
 
 
 def _smaller(path: Path) -> None:
