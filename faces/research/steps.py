@@ -45,7 +45,7 @@ class Steps:
 
     def __init__(self, folder: Path, data_dirs: list[Path], out_dir: Path):
         self.folder, self.data_dirs, self.out_dir = folder, data_dirs, out_dir
-        self.cache = out_dir.parent / "cache"
+        self.cache = out_dir / "cache"
         self._asked: list[str] = []
 
     @property

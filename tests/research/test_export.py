@@ -146,7 +146,9 @@ def test_a_card_takes_its_figures_from_the_tests():
     row = {"head": "age", "metric": "mae", "source": "faces", "by": "", "value": "", "photos": 10, "groups": 10}
     row |= {"mean": 4.567, "low": 4.0, "high": 5.1}
     ages = [row | {"by": "age_group", "value": v, "mean": m} for v, m in (("0-2", 1.0), ("70+", 9.04))]
+    metrics["test"] = [row, *ages]
     text = export.card(metrics, pd.DataFrame([row, *ages]), rows_of("pets", "1.jpg"), "face")
+    assert text.startswith("---\nlicense: ") and "value: 4.567" in text
     assert "Predicts age (years, with an interval) from a 64×64 crop of one face. 1,234 weights." in text
     assert "| faces | 10 | age mae | 4.57 years | 4.00 years – 5.10 years |" in text
     assert "- faces: age is worst in age group 70+ (9.04 years, 10 photos)." in text
