@@ -60,10 +60,11 @@ def published() -> list[str]:
 
 
 def answers(model: str, step: int = 1) -> np.ndarray:
-    """What a published model says of every ``step``-th picture: float32 ``[n, outputs]``."""
+    """What a published model says of every ``step``-th picture, its heads side by side: float32 ``[n, outputs]``."""
     network = predict.Model(model)
     pixels = squares(*network.frame, step)
-    return np.concatenate([network.run(part) for part in np.array_split(pixels, max(1, len(pixels) // 16))])
+    parts = [network.answers(part) for part in np.array_split(pixels, max(1, len(pixels) // 16))]
+    return np.concatenate([np.hstack(list(part.values())) for part in parts])
 
 
 def recorded(model: str, step: int = 1) -> np.ndarray:
@@ -78,17 +79,23 @@ def differences(model: str, now: np.ndarray, before: np.ndarray) -> list[str]:
     """What is not as recorded, a sentence each; empty where all is well."""
     if now.shape != before.shape:
         return [f"{model} answers with {now.shape[1:]}, recorded are {before.shape[1:]}"]
-    int8, regressor = model.endswith("_int8"), not predict.Model(model).classes
-    exact, eight_bits = (YEARS, YEARS_INT8) if regressor else (PROBABILITY, PROBABILITY_INT8)
+    heads = list(predict.Model(model).heads.values())
+    cuts = np.cumsum([head.width for head in heads])[:-1]
+    parts = zip(heads, np.split(now, cuts, axis=1), np.split(before, cuts, axis=1), strict=True)
+    return [line for head, *answers in parts for line in _differences(model, head, *answers)]
+
+
+def _differences(model: str, head: predict.Head, now: np.ndarray, before: np.ndarray) -> list[str]:
+    int8, found = model.endswith("_int8"), []
+    exact, eight_bits = (PROBABILITY, PROBABILITY_INT8) if head.classes else (YEARS, YEARS_INT8)
     bound = eight_bits if int8 else exact
-    found = []
     if (worst := float(np.abs(now - before).max())) > bound:
-        found.append(f"{model}: an answer differs by {worst:.5f}, allowed are {bound}")
-    if not regressor:
+        found.append(f"{model}, {head.name}: an answer differs by {worst:.5f}, allowed are {bound}")
+    if head.classes:
         ranked = np.sort(before, 1)
         clear = ranked[:, -1] - ranked[:, -2] > (MARGIN_INT8 if int8 else MARGIN)
         if changed := int((now.argmax(1) != before.argmax(1))[clear].sum()):
-            found.append(f"{model}: {changed} labels changed")
+            found.append(f"{model}, {head.name}: {changed} labels changed")
     return found
 
 
