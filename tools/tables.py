@@ -221,15 +221,30 @@ def ages() -> str:
     return table(heads, rows)
 
 
+def _ages() -> pd.DataFrame:
+    """Answers of the default network to UTKFace's test photos with an exact age."""
+    return evaluation.age_answers(kept("07", f"answers.{predict.TASKS['age']}"))
+
+
 def decades() -> str:
-    """Error and coverage of the age network by decade of life."""
-    about = metrics_of("age_errors")
-    rows = []
-    for decade, error in about["error_by"]["decade"].items():
-        held = about["coverage_by_decade"][decade]
-        years = shown({"value": error["mean"], **error}, "mae")
-        rows.append([decade, f"{error['photos']:,}", years, shown({"value": held["mean"], **held})])
+    """Error and coverage of the default network by decade of life."""
+    errors, held = (evaluation.by_group(_ages(), "decade", column) for column in ("absolute", "covered"))
+    rows = [
+        [decade, f"{error['photos']:,.0f}", shown(_figure(error), "mae"), shown(_figure(held.loc[decade]))]
+        for decade, error in errors.iterrows()
+    ]
     return table(["age", "photos", "error, years", "inside the interval"], rows)
+
+
+def age_errors(kind: str) -> str:
+    """Error of the default network by group of people (``kind``: gender, race), worst first."""
+    errors = evaluation.by_group(_ages(), kind, "absolute").sort_values("mean", ascending=False)
+    rows = [[group, f"{error['photos']:,.0f}", shown(_figure(error), "mae")] for group, error in errors.iterrows()]
+    return table([kind, "photos", "error, years"], rows)
+
+
+def _figure(row: pd.Series) -> dict:
+    return {"value": row["mean"], "low": row["low"], "high": row["high"]}
 
 
 def groups(model: str, kind: str, metric: str) -> str:
@@ -243,9 +258,9 @@ def groups(model: str, kind: str, metric: str) -> str:
     return table(["photos of", kind.replace("_", " "), "number", METRICS.get(metric, metric)], rows)
 
 
-def minors(model: str = "small") -> str:
+def minors() -> str:
     """Share of people who look older than a limit, by their true age (UTKFace's test split)."""
-    said = kept("06", f"{model}.predictions").query("split == 'test' and age >= 13")
+    said = _ages().query("age >= 13")
     rows = []
     for low, high in ((13, 17), (18, 24), (25, 200)):
         part = said[said["age"].between(low, high)]
