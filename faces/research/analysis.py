@@ -283,14 +283,8 @@ def measured(answers: pd.DataFrame, heads: Sequence[str]) -> dict[tuple[str, str
 
 def against(after: pd.DataFrame, before: pd.DataFrame, head: str) -> pd.DataFrame:
     """Paired differences of two models' answers to the same photos, ``after`` less ``before``, by source."""
-    one, other, rows = measured(after, [head]), measured(before, [head]), []
-    for (_, metric), values in one.items():
-        changes = (values - other[head, metric]).dropna()
-        for source, part in changes.groupby(after["source"]):
-            mean, low, high = evaluation.bootstrap(part, after.loc[part.index, "group"])
-            about = {"head": head, "metric": metric, "source": source, "photos": len(part)}
-            rows.append(about | {"mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    one, other = measured(after, [head]), measured(before, [head])
+    return evaluation.figures(after, {key: one[key] - other[key] for key in one}, differences=True)
 
 
 def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:

@@ -287,7 +287,13 @@ def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[str
     return {"mae": (label - predicted).abs(), "coverage": inside.astype(float).where(label.notna())}
 
 
-def figures(frame: pd.DataFrame, measured: Mapping[tuple[str, str], pd.Series], by: Sequence[str] = ()) -> pd.DataFrame:
+def figures(
+    frame: pd.DataFrame,
+    measured: Mapping[tuple[str, str], pd.Series],
+    by: Sequence[str] = (),
+    *,
+    differences: bool = False,
+) -> pd.DataFrame:
     """Means of what was measured of each photo, a source and a group of photos at a time.
 
     Parameters
@@ -298,6 +304,8 @@ def figures(frame: pd.DataFrame, measured: Mapping[tuple[str, str], pd.Series], 
         (head, metric) -> a number of each row, missing where there is no label.
     by : sequence of str
         Columns whose values are looked at apart.
+    differences : bool, default False
+        Whether the numbers are differences, and not truth values (1 for right) or errors in years.
 
     Returns
     -------
@@ -308,7 +316,8 @@ def figures(frame: pd.DataFrame, measured: Mapping[tuple[str, str], pd.Series], 
     rows = []
     for (head, metric), values in measured.items():
         known = values.notna()
-        kind = float if metric == "mae" else bool  # shares have intervals also where all answers are right
+        # Shares have intervals also where all answers are right.
+        kind = float if differences or metric == "mae" else bool
         table = frame[known].assign(measured=values[known].astype(kind))
         for column in ("", *(c for c in by if c in table and c != head)):
             for (source, *value), part in table.groupby(["source", column] if column else ["source"]):
