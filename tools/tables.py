@@ -22,13 +22,14 @@ import pandas as pd
 import yaml
 
 from faces import cli, predict
-from faces.research import cards, evaluation
+from faces.research import analysis, cards, elsewhere, evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
 SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "color6": "color6", "gray14": "gray14"}
 METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
 SHOWN = {"mae": "{:.2f}", "bias": "{:+.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
+BOUNDS = ["mean", "low", "high"]
 PRICE = 0.04  # dollars a core-hour, an assumption
 # The figure of each notebook that stands for it.
 COVERS = {
@@ -75,6 +76,11 @@ def shown(figure: Mapping, metric: str = "accuracy") -> str:
     return f"{figure['value'] * 100:.1f} % ({figure['low'] * 100:.1f}–{figure['high'] * 100:.1f})"
 
 
+def interval(figures: Iterable[float], metric: str = "accuracy") -> str:
+    """``shown`` of a value and the ends of its interval."""
+    return shown(dict(zip(("value", "low", "high"), figures, strict=True)), metric)
+
+
 # ------------------------------------------------------------------------------------------------------------ models
 
 
@@ -90,9 +96,9 @@ def networks() -> dict[str, predict.Model]:
 
 def models() -> str:
     """The published models: what they answer, input, size, terms."""
-    rows, default = [], {name: task for task, name in predict.TASKS.items()}
+    rows = []
     for name, model in networks().items():
-        about, card = metrics_of(name), (ARTIFACTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
+        about = metrics_of(name)
         answers = "; ".join(
             f"{head.name}: {', '.join(head.classes) if len(head.classes) < 4 else f'{len(head.classes)} classes'}"
             if head.classes
@@ -101,9 +107,8 @@ def models() -> str:
         )
         weights = about.get("weights") or about.get("parameters")
         size = (ARTIFACTS / name / "model.onnx").stat().st_size / 1e6
-        licence = next(line.split(": ")[1] for line in card.splitlines()[:3][::-1] if line.startswith("license"))
-        linked = f"[`{name}`](../artifacts/{name}/MODEL_CARD.md)" + " (default)" * (name in default)
-        rows.append([linked, answers, f"{model.size}×{model.size}", f"{weights:,}", f"{size:.2f} MB", licence])
+        linked = f"[`{name}`](../artifacts/{name}/MODEL_CARD.md)" + " (default)" * (name in predict.TASKS.values())
+        rows.append([linked, answers, f"{model.size}×{model.size}", f"{weights:,}", f"{size:.2f} MB", licence(name)])
     return table(["model", "answers", "pixels", "weights", "size", "licence of the weights"], rows)
 
 
@@ -111,40 +116,31 @@ def summary() -> str:
     """The default networks on every test set, beside classifiers that anybody can install, on the same photos."""
     rows, peers_of = [], {"gender": metrics_of("gender_peers")["models"], "age": metrics_of("age_peers")["models"]}
     questions = {"gender": "gender, right", "age": "age, mean error in years", "glasses": "glasses, F1"}
+    metrics = {"gender": "acc", "age": "mae", "glasses": "f1"}
     for task, name in predict.TASKS.items():
         answers = kept("07", f"answers.{name}")
-        answers = answers[answers[task].notna()]
-        for source, part in answers.groupby("source"):
+        for source, part in answers[answers[task].notna()].groupby("source"):
             if task == "glasses":
-                [value, low, high] = _f1(part)
-                figure = shown({"value": value, "low": low, "high": high}, "f1")
+                scores = evaluation.class_scores(part, "glasses", "glasses_predicted")
+                found = scores.loc["glasses", ["f1", "low", "high"]]
             else:
-                truth = part[task].astype(float) if task == "age" else part[task]
-                metric = {"age": "mae", "gender": "acc"}[task]
-                measured = evaluation.measured(part, task, truth)[metric]
-                value, low, high = evaluation.bootstrap(measured, part["group"])
-                figure = shown({"value": value, "low": low, "high": high}, metric)
+                found = evaluation.bootstrap(analysis.measured(part, [task])[task, metrics[task]], part["group"])
             others = [_peer(peers_of.get(task, {}).get(peer), source, task) for peer in PEERS]
-            rows.append([questions[task], f"{SOURCES.get(source, source)} ({len(part):,})", figure, *others])
-    for task, column in (("gender", "label"), ("age", "predicted")):
-        said = kept("10", "answers").query(
-            f"task == '{task}' and variant == 'as taken' and model == '{predict.TASKS[task]}'"
-        )
-        said = said.merge(kept("10", "photos"), on="photo", suffixes=("", "_true")).dropna(subset=task)
-        hits = said[column] == said[task] if task == "gender" else (said[column] - said[task]).abs()
-        value, low, high = evaluation.bootstrap(hits.astype(float), said["person"])
-        figure = shown({"value": value, "low": low, "high": high}, {"age": "mae", "gender": "acc"}[task])
-        rows.append([questions[task], f"public portraits ({len(said):,})", figure, "", ""])
+            photos = f"{SOURCES.get(source, source)} ({len(part):,})"
+            rows.append([questions[task], photos, interval(found, metrics[task]), *others])
+    for task, column in (("gender", "right"), ("age", "absolute")):
+        figures = _on_portraits(task, column).loc[predict.TASKS[task]]
+        photos = f"public portraits ({figures['photos']:,.0f})"
+        rows.append([questions[task], photos, interval(figures[BOUNDS], metrics[task]), "", ""])
     return table(["question", "photos", "ours", *PEERS.values()], rows)
 
 
-def _f1(part: pd.DataFrame) -> list[float]:
-    truth, said = part["glasses"] == "glasses", part["glasses_predicted"] == "glasses"
-
-    def score(weights) -> dict[str, float]:
-        return {"f1": 2 * weights[truth & said].sum() / (weights[truth].sum() + weights[said].sum())}
-
-    return evaluation.resampled(part, score).loc["f1", ["value", "low", "high"]].tolist()
+def _on_portraits(task: str, column: str) -> pd.DataFrame:
+    """Means of a column of ``elsewhere.judged`` by model, of the public portraits as taken."""
+    judged = elsewhere.judged(kept("10", "answers"), kept("10", "photos"))
+    return elsewhere.means(
+        judged[(judged["variant"] == elsewhere.AS_TAKEN) & (judged["task"] == task)], "model", column
+    )
 
 
 def _peer(about: Mapping | None, source: str, task: str) -> str:
@@ -164,14 +160,16 @@ def strip() -> str:
     return table(cells[:5], [cells[5:]])
 
 
+def licence(name: str) -> str:
+    """The licence of a model's weights, from the header of its card."""
+    card = (ARTIFACTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
+    header = next(yaml.safe_load_all(card.partition("\n---\n")[0].removeprefix("---")))
+    return header.get("license_name", header["license"])
+
+
 def licences() -> str:
     """The terms of each published model."""
-    rows = []
-    for name in networks():
-        card = (ARTIFACTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
-        header = next(yaml.safe_load_all(card.partition("\n---\n")[0].removeprefix("---")))
-        terms = header.get("license_name", header["license"]).replace("-", " ")
-        rows.append((terms, f"[`{name}`](artifacts/{name}/MODEL_CARD.md)"))
+    rows = [(licence(name).replace("-", " "), f"[`{name}`](artifacts/{name}/MODEL_CARD.md)") for name in networks()]
     return table(["terms", "models"], [[terms, ", ".join(n for t, n in rows if t == terms)] for terms in dict(rows)])
 
 
@@ -230,7 +228,7 @@ def decades() -> str:
     """Error and coverage of the default network by decade of life."""
     errors, held = (evaluation.by_group(_ages(), "decade", column) for column in ("absolute", "covered"))
     rows = [
-        [decade, f"{error['photos']:,.0f}", shown(_figure(error), "mae"), shown(_figure(held.loc[decade]))]
+        [decade, f"{error['photos']:,.0f}", interval(error[BOUNDS], "mae"), interval(held.loc[decade, BOUNDS])]
         for decade, error in errors.iterrows()
     ]
     return table(["age", "photos", "error, years", "inside the interval"], rows)
@@ -239,12 +237,8 @@ def decades() -> str:
 def age_errors(kind: str) -> str:
     """Error of the default network by group of people (``kind``: gender, race), worst first."""
     errors = evaluation.by_group(_ages(), kind, "absolute").sort_values("mean", ascending=False)
-    rows = [[group, f"{error['photos']:,.0f}", shown(_figure(error), "mae")] for group, error in errors.iterrows()]
+    rows = [[group, f"{error['photos']:,.0f}", interval(error[BOUNDS], "mae")] for group, error in errors.iterrows()]
     return table([kind, "photos", "error, years"], rows)
-
-
-def _figure(row: pd.Series) -> dict:
-    return {"value": row["mean"], "low": row["low"], "high": row["high"]}
 
 
 def groups(model: str, kind: str, metric: str) -> str:
@@ -266,26 +260,18 @@ def minors() -> str:
         part = said[said["age"].between(low, high)]
         cells = [f"{low}–{high}" if high < 200 else f"{low} and over", f"{len(part):,}"]
         for limit in (18, 25):
-            mean, *bounds = evaluation.bootstrap((part["age_predicted"] >= limit).astype(float), part["group"])
-            cells.append(shown({"value": mean, "low": bounds[0], "high": bounds[1]}))
+            cells.append(interval(evaluation.bootstrap((part["age_predicted"] >= limit).astype(float), part["group"])))
         rows.append(cells)
     return table(["true age", "photos", "look 18 or older", "look 25 or older"], rows)
 
 
 def portraits() -> str:
     """Error in years on portraits whose people reported their age themselves."""
-    photos = kept("10", "photos").set_index("photo")
-    said = (
-        kept("10", "answers").query("task == 'age' and variant == 'as taken'").join(photos, on="photo", rsuffix="_true")
-    )
-    said, rows = said.dropna(subset="age"), []
-    for model, part in said.groupby("model", sort=False):
-        held = part["age"].between(part["low"], part["high"]).astype(float)
-        cells = []
-        for values, metric in (((part["predicted"] - part["age"]).abs(), "mae"), (held, "coverage")):
-            value, low, high = evaluation.bootstrap(values, part["person"])
-            cells.append(shown({"value": value, "low": low, "high": high}, metric))
-        rows.append([f"`{model}`", part["person"].nunique(), *cells])
+    errors, held = (_on_portraits("age", column) for column in ("absolute", "covered"))
+    rows = [
+        [f"`{model}`", f"{error['people']:.0f}", interval(error[BOUNDS], "mae"), interval(held.loc[model, BOUNDS])]
+        for model, error in errors.iterrows()
+    ]
     return table(["model", "people", "error, years", "inside the interval"], rows)
 
 
@@ -426,8 +412,7 @@ def runs(notebook: str, step: str, columns: Mapping[str, str]) -> str:
     for _, row in frame.iterrows():
         rows.append([_cell(row[column], column) for column in columns])
         if "all" in columns:
-            whole = {"value": row["all"], "low": row["low"], "high": row["high"]}
-            rows[-1][list(columns).index("all")] = shown(whole)
+            rows[-1][list(columns).index("all")] = interval(row[["all", "low", "high"]])
     return table(list(columns.values()), rows)
 
 
@@ -451,7 +436,7 @@ def differences(notebook: str, step: str, names: Mapping[str, str]) -> str:
 def losses() -> str:
     """Losses for age, one short run each."""
     rows = [
-        [row.run, shown({"value": row.mean, "low": row.low, "high": row.high}, "mae")]
+        [row.run, interval((row.mean, row.low, row.high), "mae")]
         for row in kept("06", "losses").sort_values("mean").itertuples()
     ]
     return table(["loss", "error on validation photos, years"], rows)
