@@ -115,11 +115,8 @@ def process_folder(
         with suppress(_Writable), atomic_write(path):
             raise _Writable
     began, started = time.monotonic(), datetime.now(UTC)
-    given, output, copies = (
-        [folder] if isinstance(folder, str | os.PathLike) else list(folder),
-        Path(output),
-        copies or {},
-    )
+    given = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
+    output, copies = Path(output), copies or {}
     several = len(given) > 1 or (names is None and not Path(given[0]).is_dir())
     root = "" if several else os.fspath(given[0])
     pipeline = Pipeline(tasks, **how)
