@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Several at a time, each with as many threads as there are cores, would wait for each other in busy loops.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import demo_run
 import pytest
 import tiny_model
 
@@ -21,6 +22,12 @@ def drawn_faces(tmp_path_factory):
     Made once for all tests, so read from it only: a test that changes files draws its own with `demo.make`.
     """
     return demo.make(tmp_path_factory.mktemp("drawn") / "faces", 120, size=64)
+
+
+@pytest.fixture(scope="module")
+def executed(request, tmp_path_factory):
+    """Folder of a run of the module's NOTEBOOKS on drawn faces."""
+    return demo_run.run(tmp_path_factory.mktemp("demo"), *request.module.NOTEBOOKS)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,7 @@ import pytest
 from faces.research import analysis, steps
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    return demo_run.run(tmp_path_factory.mktemp("demo"), "01", "02", "03", "04")
+NOTEBOOKS = ("01", "02", "03", "04")  # of the fixture `executed`
 
 
 def tables(executed, number, step):

@@ -6,11 +6,7 @@ import pytest
 from faces.research import experiments, steps
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    return demo_run.run(tmp_path_factory.mktemp("demo"), "08")
+NOTEBOOKS = ("08",)  # of the fixture `executed`
 
 
 def test_every_notebook_runs_and_writes_what_it_promises(executed):

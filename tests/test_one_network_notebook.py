@@ -7,11 +7,7 @@ from faces import predict
 from faces.research import steps
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    return demo_run.run(tmp_path_factory.mktemp("demo"), "07")
+NOTEBOOKS = ("07",)  # of the fixture `executed`
 
 
 def test_every_cell_runs_and_every_figure_is_written(executed):
