@@ -4,7 +4,7 @@ INPUT is a folder, here or in an object store (anything that fsspec opens: ``s3:
 Parquet files, here or there. Workers of Ray Data hold the networks and are handed paths; the batch of a lost worker is
 repeated by another. The rows are those of ``--format parquet``, with a column ``error`` for unreadable files.
 
-The names of a folder are held in memory; those of a Parquet file (``--names``) are not, and may be any number.
+Names, of a folder or a list (``--names``), may be any number: a part of them is in memory at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 
@@ -37,6 +38,7 @@ except ImportError as missing:
     ) from missing
 
 BATCH = 64  # pictures that a worker is handed at once
+NAMES_IN_MEMORY = 1_000_000
 BLOCK_SIZE = 256  # pictures that are answered and written at once: little is repeated when a worker is lost
 
 
@@ -104,7 +106,17 @@ def _folder(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def names_in(path: str) -> Iterator[str]:
-    """Names in a text file, as ``inputs.read_names`` reads them; UsageError if there is none."""
+    """Names in a list: the column ``file`` of Parquet, or text as ``inputs.read_names`` reads it.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or no such column.
+    """
+    if path.endswith(".parquet"):
+        for batch in _parquet(path).to_batches(columns=["file"]):
+            yield from batch["file"].to_pylist()
+        return
     system, place = filesystem(path)
     if not system.isfile(place):
         raise UsageError(f"{printable(path)} is no file")
@@ -161,8 +173,7 @@ def run(
     tasks : mapping of str to str, optional
         Task -> model; default gender.
     names : str, optional
-        Text file with a name below ``source`` a line, or Parquet with a column ``file``, which is never in memory as
-        a whole; default all files.
+        Text file with a name below ``source`` a line, or Parquet with a column ``file``; default all files.
     workers : int, optional
         Processes that hold the networks; default one a core of the cluster.
     address : str, optional
@@ -189,37 +200,32 @@ def run(
     if system.exists(path) and system.ls(path):
         raise UsageError(f"{printable(target)} holds something already; name another folder")
     _folder(source)
-    streamed = _parquet(names) if names and names.endswith(".parquet") else None
-    listed = [] if streamed else [os.fsencode(name) for name in (names_in(names) if names else listing(source))]
-    files = streamed.count_rows() if streamed else len(listed)
-    if not files:
+    found = map(os.fsencode, names_in(names) if names else listing(source))
+    part, files = list(islice(found, NAMES_IN_MEMORY)), 0
+    if not part:
         raise UsageError(f"{printable(names or source)} holds no {'name' if names else 'file'}")
     start(address)
     began = time.monotonic()
     ray.data.DataContext.get_current().enable_progress_bars = progress
     count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    answered = (_streamed(names) if streamed else _blocks(listed)).map_batches(
-        Worker,
-        fn_constructor_args=(source, tasks, how),
-        batch_size=BATCH,
-        compute=ray.data.ActorPoolStrategy(size=count),
-        # A worker uses a whole core; but were all of them reserved, no process could write the answers.
-        num_cpus=0.75,
-    )
-    answered.write_parquet(path, filesystem=_for_ray(system), ray_remote_args={"num_cpus": 0.25})
+    while part:
+        answered = _blocks(part).map_batches(
+            Worker,
+            fn_constructor_args=(source, tasks, how),
+            batch_size=BATCH,
+            compute=ray.data.ActorPoolStrategy(size=count),
+            # A worker uses a whole core; but were all of them reserved, no process could write the answers.
+            num_cpus=0.75,
+        )
+        answered.write_parquet(path, filesystem=_for_ray(system), ray_remote_args={"num_cpus": 0.25})
+        files += len(part)
+        part = list(islice(found, NAMES_IN_MEMORY))
     return {"files": files, "workers": count, "seconds": round(time.monotonic() - began, 3)}
 
 
 def _blocks(names: list[bytes]) -> ray.data.Dataset:
     parts = (names[start : start + BLOCK_SIZE] for start in range(0, len(names), BLOCK_SIZE))
     return ray.data.from_arrow([pa.table({"file": pa.array(part, pa.binary())}) for part in parts])
-
-
-def _streamed(path: str) -> ray.data.Dataset:
-    """The names of a Parquet file, read as they are needed."""
-    system, place = filesystem(path)
-    names = ray.data.read_parquet(place, filesystem=_for_ray(system), columns=["file"])
-    return names.repartition(target_num_rows_per_block=BLOCK_SIZE)
 
 
 def _for_ray(system: fsspec.AbstractFileSystem) -> fs.FileSystem:
@@ -253,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", metavar="INPUT", help="folder or address of the pictures (s3://bucket/photos)")
     parser.add_argument("target", metavar="OUTPUT", help="folder or address for the Parquet files; new or empty")
     add_options(parser, "gender")
-    about = "list of names below INPUT: text, one a line, or .parquet with a column file, which need not fit in memory"
+    about = "list of names below INPUT, of any length: text, one a line, or .parquet with a column file"
     parser.add_argument("--names", metavar="FILE", help=about)
     parser.add_argument("--workers", type=int, help="processes that hold the networks (default: one a core)")
     parser.add_argument("--address", help="of a Ray cluster; by default one is started on this machine")

@@ -128,7 +128,8 @@ def test_a_lost_worker_costs_nothing_but_time(cluster, photos, models, tmp_path,
 
 
 @pytest.mark.parametrize("form", ["text", "parquet"])
-def test_names_may_come_from_a_list(cluster, photos, models, tmp_path, form):
+def test_names_may_come_from_a_list(cluster, photos, models, tmp_path, monkeypatch, form):
+    monkeypatch.setattr(scale, "NAMES_IN_MEMORY", 200)  # so that they come in two parts
     names = sorted(f"{number % 4}/{number}.jpg" for number in range(0, 400, 7)) * 5 + ["broken.jpg", "gone.jpg"]
     if form == "text":
         listed = tmp_path / "names.txt"
