@@ -25,7 +25,7 @@ NAMES = {
     "age_mobilenet_v2_int8": "MobileNetV2 for age, 8 bits",
     "age_resnet50": "ResNet50 for age",
     "glasses_cnn": "glasses network",
-    "faces_mobilenet_v1": "one network (MobileNetV1)",
+    "faces_mobilenet_v1": "one network",
 }
 
 
