@@ -16,7 +16,7 @@ PYTHON ?= python3
 VENV ?= $(if $(NEWEST),.venv-newest,.venv)
 DOCS_VENV ?= .venv-docs
 # The tables and help texts that cog writes.
-COG := cog -P -I tools -p 'import tables' README.md docs/*.md
+COG := cog -P -I tools -p 'import tables'
 VERSIONS := $(if $(NEWEST),--upgrade,--constraint constraints.txt)
 BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.
@@ -46,7 +46,7 @@ lint: $(VENV)/.full
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/cards.py --check
-	$(BIN)/$(COG) --check
+	$(BIN)/$(COG) --check README.md docs/*.md
 
 demo: $(VENV)/.full
 	$(BIN)/python -m faces.research.notebooks --profile demo
@@ -67,7 +67,7 @@ train-simpsons: $(VENV)/.full
 
 tables: $(VENV)/.full
 	$(BIN)/python tools/cards.py
-	$(BIN)/$(COG) -r
+	$(BIN)/$(COG) -r README.md docs/*.md
 
 docs: $(DOCS_VENV)/.docs
 	$(DOCS_VENV)/bin/sphinx-build -q -W --keep-going -j auto -c docs . docs/_build/html
