@@ -583,7 +583,7 @@ def export(argv: list[str] | None = None) -> int:
             coreml.export(options.model, options.target)
             if options.check:
                 model = Model(TASKS.get(options.model, options.model))
-                worst = coreml.check(options.target, model, options.check)
+                worst = coreml.check(options.target, model, options.check, options.model)
                 print(f"on the photos in {options.check} its probabilities differ by {worst:.4f} at most")
     except (UsageError, ValueError, OSError, RuntimeError) as error:
         _print_error(f"faces export: {printable(str(error))}")

@@ -318,7 +318,7 @@ class SameConv(nn.Module):
 
 def _same(x: Tensor) -> Tensor:
     """Padding of a 3×3 convolution of stride 2: at both ends of an odd side, at the end alone of an even one."""
-    height, width = x.shape[2] % 2, x.shape[3] % 2
+    height, width = (int(side) % 2 for side in x.shape[2:])  # constants of a traced network too
     return F.pad(x, (width, 1, height, 1))
 
 

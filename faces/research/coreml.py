@@ -96,25 +96,34 @@ def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: in
 def export(model: str | os.PathLike, out: str | os.PathLike):
     """Convert a model folder, given by task, name or path; returns what ``convert`` returns.
 
+    A task's own question is converted, also of a network that answers several.
+
     Raises
     ------
     UsageError
-        No such model, one without weights, one that is no classifier or answers several questions, or no coremltools.
+        No such model, one without weights, one that answers several questions or no class, or no coremltools.
     """
     exported = Model(TASKS.get(str(model), model))
-    if len(exported.heads) > 1 or not exported.classes:
+    if len(exported.heads) > 1 and str(model) not in exported.heads or not exported.head(str(model)).classes:
         raise UsageError(
             f"{exported.name} gives {', '.join(exported.heads)}: only a classifier of one label is converted"
         )
+    asked = exported.head(str(model)).name
     try:
-        network, recipe, [head], fitted = experiments.load(exported.folder)
+        network, recipe, found, fitted = experiments.load(exported.folder)
     except WeightsError as error:
         raise UsageError(f"{exported.name} cannot be converted: {error}") from None
-    return convert(network, out, head, size=recipe.size, fitted=fitted.get(head.name))
+    [head] = [head for head in found if head.name == asked]
+    return convert(network, out, head, size=recipe.size, fitted=fitted.get(asked))
 
 
-def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike) -> float:
+def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike, question: str = "") -> float:
     """Largest difference of a probability between the package, on a Mac, and the ONNX model, on a folder's photos.
+
+    Parameters
+    ----------
+    question : str, optional
+        The head that was converted, of a model that has several.
 
     Raises
     ------
@@ -135,7 +144,7 @@ def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike) -
             continue
         said = package.predict({"image": Image.fromarray(square)})
         likely = next(value for value in said.values() if isinstance(value, dict))
-        expected = dict(zip(model.classes, model.probabilities(square[None])[0], strict=True))
+        expected = dict(zip(model.head(question).classes, model.run(square[None], question)[0], strict=True))
         worst = max(worst, *(abs(likely[name] - float(p)) for name, p in expected.items()))
     if worst < 0:
         raise UsageError(f"{folder} holds no photo to compare on")

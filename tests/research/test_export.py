@@ -102,11 +102,11 @@ def test_published_weights_answer_like_their_onnx_file(folder):
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_cards_tell_how_many_weights_there_are(folder):
-    network, _, [head], _ = experiments.load(folder)
+    network, *_ = experiments.load(folder)
     count = networks.parameter_count(network)
-    rows = network.heads[head.name]
-    if not rows.weight[0].any():  # two classes that were published with one logit, the other being 0
-        count -= rows.in_features + 1
+    for rows in network.heads.values():
+        # Two classes that were published with one logit, the other being 0.
+        count -= 0 if rows.weight[0].any() else rows.in_features + 1
     for card in predict.ARTIFACTS.glob(f"{folder.name}*/MODEL_CARD.md"):
         if card.parent.name in (folder.name, f"{folder.name}_int8"):
             assert f"{count:,} weights." in card.read_text(encoding="utf-8")
