@@ -104,7 +104,7 @@ def export(model: str | os.PathLike, out: str | os.PathLike):
         No such model, one without weights, one that answers several questions or no class, or no coremltools.
     """
     exported = Model(TASKS.get(str(model), model))
-    if len(exported.heads) > 1 and str(model) not in exported.heads or not exported.head(str(model)).classes:
+    if (len(exported.heads) > 1 and str(model) not in exported.heads) or not exported.head(str(model)).classes:
         raise UsageError(
             f"{exported.name} gives {', '.join(exported.heads)}: only a classifier of one label is converted"
         )
