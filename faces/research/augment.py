@@ -20,6 +20,8 @@ class Augment:
     shift : largest shift, as a fraction of the side, across and down.
     zoom : range of the factor, below 1 smaller; uncovered pixels are black. A wide range teaches a network to take
         crops with other margins than its training photos have.
+    fill : probability that uncovered pixels, black edges of the image among them, become one plain colour, white half
+        the time, so that what stands on a plain background is known too.
     brightness, contrast : largest relative change.
     grey : probability of losing the colour.
     coarse : probability of losing half the resolution, as a small face that was enlarged has.
@@ -38,6 +40,7 @@ class Augment:
     rotate: float = 10.0
     shift: float = 0.08
     zoom: tuple[float, float] = (0.85, 1.15)
+    fill: float = 0.0
     brightness: float = 0.2
     contrast: float = 0.2
     grey: float = 0.0
@@ -47,8 +50,11 @@ class Augment:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         n = len(x)
         if self.rotate or self.shift or tuple(self.zoom) != (1, 1):
-            grid = F.affine_grid(self._matrices(n, x.device), list(x.shape), align_corners=False)
-            x = F.grid_sample(x, grid.to(x.dtype), align_corners=False).contiguous(memory_format=torch.channels_last)
+            grid = F.affine_grid(self._matrices(n, x.device), list(x.shape), align_corners=False).to(x.dtype)
+            covered = F.grid_sample(_inside(x), grid, align_corners=False) if self.fill else None
+            x = F.grid_sample(x, grid, align_corners=False).contiguous(memory_format=torch.channels_last)
+            if covered is not None:
+                x = x + (1 - covered) * self._colours(n, x)
         elif self.flip:
             mirrored = torch.rand(n, 1, 1, 1, device=x.device) < self.flip
             x = torch.where(mirrored, x.flip(3), x)
@@ -73,9 +79,16 @@ class Augment:
         >>> Augment(rotate=10, zoom=(0.5, 2)).scaled(0.5).rotate
         5.0
         """
-        few = {name: min(1.0, getattr(self, name) * strength) for name in ("grey", "coarse", "erase")}
+        few = {name: min(1.0, getattr(self, name) * strength) for name in ("fill", "grey", "coarse", "erase")}
         sizes = {name: getattr(self, name) * strength for name in ("rotate", "shift", "brightness", "contrast")}
         return replace(self, zoom=tuple(factor**strength for factor in self.zoom), **sizes, **few)
+
+    def _colours(self, n: int, x: torch.Tensor) -> torch.Tensor:
+        """What uncovered pixels become: ``[n, channels, 1, 1]``."""
+        colours = torch.rand(n, x.shape[1], 1, 1, device=x.device, dtype=x.dtype)
+        colours[torch.rand(n, device=x.device) < 0.5] = 1.0
+        colours[torch.rand(n, device=x.device) >= self.fill] = 0.0
+        return colours
 
     def _holes(self, n: int, height: int, width: int, device) -> torch.Tensor:
         """Which pixels are erased: bool ``[n, 1, height, width]``."""
@@ -99,6 +112,12 @@ class Augment:
         # The side is two units long in these coordinates.
         matrix[:, 0, 2], matrix[:, 1, 2] = (2 * self.shift * _uniform(n, device) for _ in range(2))
         return matrix
+
+
+def _inside(x: torch.Tensor) -> torch.Tensor:
+    """1 where images are, 0 on their black edges: ``[n, 1, height, width]``."""
+    bright = x.amax(1, keepdim=True) > 0
+    return (bright.any(2, keepdim=True) & bright.any(3, keepdim=True)).to(x.dtype)
 
 
 def view(

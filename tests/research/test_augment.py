@@ -212,3 +212,15 @@ def test_strength_scales_every_change():
     assert all(torch.equal(b, a) or torch.equal(b, a.flip(2)) for a, b in zip(x, mirrored, strict=True))
     twice = full.scaled(2)
     assert (twice.rotate, twice.zoom, twice.grey, twice.flip) == (40, (0.25, 4.0), 1.0, full.flip)
+
+
+def test_uncovered_pixels_and_black_edges_become_one_colour():
+    x = torch.full((64, 3, 24, 24), 0.5)
+    x[:, :, :4] = 0  # an edge above the picture
+    half = Augment(flip=0, rotate=0, shift=0, zoom=(0.5, 0.5), brightness=0, contrast=0)
+    small = dataclasses.replace(half, fill=1.0)(x)
+    around = torch.cat([small[:, :, :8].flatten(2), small[:, :, -5:].flatten(2)], 2)
+    assert torch.allclose(around, around[:, :, :1].expand_as(around))
+    assert 20 < (around[:, :, 0] == 1).all(1).sum() < 44  # white half the time
+    assert torch.allclose(small[:, :, 12:16, 8:16], torch.tensor(0.5))
+    assert (half(x)[:, :, :8] == 0).all()

@@ -213,6 +213,15 @@ def test_intervals_hold_as_many_ages_as_promised():
     assert head.calibrate(outputs[50:55], targets[50:55]) == {}
 
 
+def test_intervals_are_longer_where_more_is_likely_and_hold_the_age_itself():
+    far = np.arange(117) - 30.0
+    outputs = torch.from_numpy(np.where(far < 0, far, -0.1 * far)).float()[None]
+    [[age, low, high]] = Years().answer(outputs, {"temperature": 1.5, "width": 0.8})
+    assert high - age > 2 * (age - low) > 0
+    [[age, low, high]] = Years().answer(outputs, {"temperature": 1.0, "width": 0.0})
+    assert low < age == high  # the median lies below the mean
+
+
 def test_answers_as_a_table():
     table = Classes("glasses", ("no", "yes")).frame(np.array([[0.9, 0.1], [0.2, 0.8]]))
     assert table["glasses_predicted"].tolist() == ["no", "yes"]
