@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from faces import trust
 from faces.files import write_json
 from faces.images import ImageError
+from faces.predict import find_model
 from faces.research import augment, backbones, batches, data, evaluation, export, heads, networks, training, years
 from faces.research.batches import CACHE, Batches
 
@@ -80,7 +81,8 @@ class Recipe:
         Folder of a trained network that is asked about every augmented image and whose maps are learnt along (see
         ``networks.HintedStudent``).
     teachers, distill : tuple of str, float
-        Folders of trained networks whose averaged outputs are learnt along, and their share where there is a label.
+        Trained networks, by folder or name, whose averaged outputs are learnt along, and their share where there is a
+        label. In a later stage, ``before`` is what the stage before has learnt.
     average : float
         Share of the run that the moving average of the weights looks back over; 0 for none.
     mirror : bool
@@ -180,7 +182,9 @@ def train(
     for number, stage in enumerate(stages, 1):
         place = folder if len(stages) == 1 else folder / f"stage-{number}"
         if network is not None:
-            stage = replace(stage, weights=str(folder / f"stage-{number - 1}"))
+            before = str(folder / f"stage-{number - 1}")
+            teachers = tuple(before if teacher == "before" else teacher for teacher in stage.teachers)
+            stage = replace(stage, weights=before, teachers=teachers)
         network, history = _stage(stage, manifest, place, cache, device, precision, keep, progress)
         histories.append(history.assign(stage=number))
     history = pd.concat(histories, ignore_index=True).assign(epoch=lambda table: range(1, len(table) + 1))
@@ -204,7 +208,7 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
     identity = {"recipe": json.loads(json.dumps(asdict(recipe))), "data": content(manifest, targets)}
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
     for teacher in filter(None, (*recipe.teachers, recipe.guide)):
-        identity[f"teacher {teacher}"] = _file_hash(Path(teacher) / "weights.safetensors")
+        identity[f"teacher {teacher}"] = _file_hash(_teacher(teacher) / "weights.safetensors")
     if recipe.teachers:
         targets |= taught(recipe, found, manifest, targets, cache=cache, device=device)
     torch.manual_seed(recipe.seed)
@@ -223,7 +227,7 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
     groups = networks.parameter_groups(network, recipe.learning_rate, recipe.stage_decay, recipe.weight_decay)
     learner: torch.nn.Module = network
     if recipe.guide:
-        learner = networks.HintedStudent(network, load(recipe.guide)[0], recipe.size)
+        learner = networks.HintedStudent(network, load(_teacher(recipe.guide))[0], recipe.size)
         groups.append({"params": list(learner.readers.parameters()), "weight_decay": recipe.weight_decay})
     schedules = {
         "one_cycle": training.one_cycle(recipe.warmup),
@@ -292,6 +296,11 @@ def with_defaults(identity: dict) -> dict:
     return identity | {"recipe": json.loads(json.dumps(asdict(Recipe(**identity["recipe"]))))}
 
 
+def _teacher(where: str) -> Path:
+    """The folder of a trained network given by path or by the name of a published one."""
+    return Path(where) if Path(where).is_dir() else find_model(where)
+
+
 def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
@@ -305,8 +314,8 @@ def taught(
 ) -> dict[str, np.ndarray]:
     """Averaged outputs of a recipe's teachers, ``{head}/teacher``; NaN where they contradict a label."""
     sums: dict[str, list[np.ndarray]] = {}
-    for folder in recipe.teachers:
-        for name, outputs in outputs_of(folder, manifest, **options).items():
+    for teacher in recipe.teachers:
+        for name, outputs in outputs_of(_teacher(teacher), manifest, **options).items():
             sums.setdefault(name, []).append(outputs)
     answers = {}
     for head in found:
@@ -614,7 +623,8 @@ def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Setti
     Parameters
     ----------
     changes : sequence of str
-        ``KEY=VALUE``, with dots between nested keys and values as YAML has them.
+        ``KEY=VALUE``, with dots between nested keys and values as YAML has them. Of a recipe in stages,
+        ``recipe.1.KEY`` is the second stage's, ``recipe.KEY`` that of all.
 
     Raises
     ------
@@ -648,17 +658,25 @@ def _settings(content: dict, changes: Sequence[str], place: str) -> Settings:
         *parents, last = keys.split(".")
         if (parents or [last])[0] in recipes - own:
             parents = ["recipe", *parents]
-        inner = content
+        places = [content]
         try:
             for parent in parents:
-                inner = inner[int(parent)] if isinstance(inner, list) else inner.setdefault(parent, {})
-            inner[last] = yaml.safe_load(value)
+                places = _at(places, parent)
+            for place in places:
+                for inner in place if isinstance(place, list) and not last.isdigit() else [place]:
+                    inner[last] = yaml.safe_load(value)
         except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError):
             raise SettingsError(f"{change!r} does not fit the settings: there is no such key") from None
     try:
         return TypeAdapter(Settings).validate_python(content)
     except ValidationError as error:
         raise SettingsError(f"{place}: {_wrong(error, isinstance(content.get('recipe'), list))}") from None
+
+
+def _at(places: list, key: str) -> list:
+    """What stands below a key of some places; of a list of stages, below that key of each, unless it is a number."""
+    each = [inner for place in places for inner in (place if isinstance(place, list) and not key.isdigit() else [place])]
+    return [inner[int(key)] if isinstance(inner, list) else inner.setdefault(key, {}) for inner in each]
 
 
 def _wrong(error: ValidationError, stages: bool) -> str:

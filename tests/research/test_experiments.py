@@ -117,6 +117,7 @@ def test_a_field_that_recipes_gain_later_counts_as_its_default():
 def test_stages_start_from_what_fits(photos, cache, tmp_path):
     first = replace(RECIPE, learn={"gender": 1.0}, along={}, epochs=1)
     second = replace(first, learn={"gender": 1.0, "glasses": 1.0}, learning_rate=1e-9, average=0.0)
+    second = replace(second, teachers=("before",))
     network, history = experiments.train([first, second], photos, tmp_path, cache=cache, progress=False)
     assert history["stage"].tolist() == [1, 2]
     before = experiments.load(tmp_path / "stage-1")[0].state_dict()
@@ -124,6 +125,7 @@ def test_stages_start_from_what_fits(photos, cache, tmp_path):
         if name in before and "running" not in name and "num_batches" not in name:
             assert torch.allclose(value, before[name], atol=1e-6)
     assert same(experiments.load(tmp_path)[0], network)
+    assert experiments.load(tmp_path)[1].teachers == (str(tmp_path / "stage-1"),)
 
 
 def test_a_teacher_that_contradicts_a_label_is_ignored(run, photos, cache):
@@ -213,6 +215,9 @@ def test_settings_files(tmp_path):
             experiments.read_settings(path, [wrong])
     path.write_text("data: [photos]\nrun: x\nrecipe: [{epochs: 1}, {epochs: 2, weights: random}]\n")
     assert [stage.epochs for stage in experiments.read_settings(path, ["recipe.1.seed=7"]).recipe] == [1, 2]
+    assert [stage.seed for stage in experiments.read_settings(path, ["recipe.1.seed=7"]).recipe] == [0, 7]
+    assert [stage.augment.rotate for stage in experiments.read_settings(path, ["augment.rotate=7"]).recipe] == [7, 7]
+    assert [stage.epochs for stage in experiments.read_settings(path, ["epochs=3"]).recipe] == [3, 3]
     for text, message in (
         (
             "dataset_parameters: {traindir: x}\nmodel_parameters: {}\n",
