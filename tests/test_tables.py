@@ -67,3 +67,9 @@ def test_blocks_of_pages_are_filled(page):
     text = page.read_text(encoding="utf-8")
     assert text.count("[[[cog ") == text.count("[[[end]]]")
     assert "]]] -->\n<!-- [[[end" not in text, "run make tables"
+
+
+def test_epochs_and_years_are_no_shares():
+    rows = cells(tables.runs("06", "frozen.history", {"epoch": "epoch", "val_age_mae": "validation"}))
+    assert [epoch for epoch, _ in rows] == [str(number) for number in range(1, 11)]
+    assert all(3 < float(years) < 9 for _, years in rows)

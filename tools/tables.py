@@ -409,17 +409,17 @@ def runs(notebook: str, step: str, columns: Mapping[str, str]) -> str:
     """A committed table of runs; shares as percentages."""
     frame = kept(notebook, step)
     rows = []
-    for _, row in frame.iterrows():
+    for row in frame.to_dict("records"):
         rows.append([_cell(row[column], column) for column in columns])
         if "all" in columns:
-            rows[-1][list(columns).index("all")] = interval(row[["all", "low", "high"]])
+            rows[-1][list(columns).index("all")] = interval(row[name] for name in ("all", "low", "high"))
     return table(list(columns.values()), rows)
 
 
 def _cell(value: object, column: str) -> str:
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    if column in ("mean", "megabytes", "ms_an_image", "train", "val_age_mae"):
+    if column in ("mean", "megabytes", "ms_an_image") or column.endswith("_mae"):
         return f"{value:.2f}"
     return f"{value:.3f}" if "f1" in column else percent(value)
 
