@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -302,8 +303,8 @@ def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:
 
 def find(name: str, folder: Path | None = None) -> predict.Model:
     """An exported model below ``folder``, where runs write them, or else a published one; on one thread."""
-    own = folder is not None and (Path(folder) / name / "model.onnx").is_file()
-    return predict.Model(Path(folder) / name if own else name, threads=1)
+    own = Path(folder or "", name)
+    return predict.Model(own if folder and (own / "model.onnx").is_file() else name, threads=1)
 
 
 def speed(*, models: Sequence[str], label: str = "", folder: Path | None = None, images_each: int = 30) -> pd.DataFrame:
@@ -396,7 +397,7 @@ def abstaining(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("source")
 
 
-VIEWS = {
+VIEWS: dict[str, dict[str, Any]] = {
     "plain": {},
     "mirror": {"flip": True},
     "crop": {"across": 1.1, "down": 1.1},

@@ -287,6 +287,7 @@ class SameConv(nn.Module):
         self.stride, self.groups = stride, groups
         self.weight = nn.Parameter(torch.empty(width, channels // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(width))
+        self.gain: Tensor | None
         self.register_buffer("gain", torch.ones(width, 1, 1, 1))
         self.norm = nn.BatchNorm2d(width) if batch_norm else None
         nn.init.kaiming_normal_(self.weight, mode="fan_in")

@@ -100,12 +100,12 @@ def _square(path: str, frame: images.Frame, detector: finding.Detector, kind: st
         picture.save(source, "JPEG", quality=92)
     if kind == "margin":
         picture = images.open_rgb(path)
-        found = detector.find(picture)
-        if found:
-            left, top, right, bottom = finding.margin(found[0])
+        seen = detector.find(picture)
+        if seen:
+            left, top, right, bottom = finding.margin(seen[0])
             reach = (right - left) * (float(number) - 1) / 2
             box = (left - reach, top - reach, right + reach, bottom + reach)
-            return np.asarray(finding.cut(picture, box, frame.size)), found[0].side
+            return np.asarray(finding.cut(picture, box, frame.size)), seen[0].side
     found, squares = finding.look(source, [frame], detector)
     if not squares:
         return images.decode(source, *frame), np.nan
@@ -225,6 +225,6 @@ def browse(photos: pd.DataFrame, answers: pd.DataFrame, most: int = 24) -> None:
         if not len(rows):
             return said, None
         titles = [f"{row.label} {row.probability:.0%}" for row in wrong.head(most).itertuples()]
-        return said, plots.grid([images.decode(path, 96) for path in rows["path"]], titles)
+        return said, plots.grid(images.decode_all(rows["path"], 96), titles)
 
     explore.interact(show, threshold=(0.5, 1.0, 0.01))

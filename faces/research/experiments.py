@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -93,24 +93,24 @@ class Recipe:
     along: dict[str, float] = Field(default_factory=lambda: {"age_group": 0.3, "race": 0.3})
     backbone: str = "mobilenet_v2"
     options: dict = Field(default_factory=dict)
-    size: int = Field(96, ge=32)
+    size: int = Field(default=96, ge=32)
     whole: bool = False
     weights: str = "imagenet"
     frozen: bool = False
-    dropout: float = Field(0.2, ge=0, lt=1)
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(128, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    stage_decay: float = Field(1.0, gt=0, le=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    stage_decay: float = Field(default=1.0, gt=0, le=1)
     schedule: Literal["one_cycle", "constant", "linear_warmup"] = "one_cycle"
-    warmup: float = Field(0.2, ge=0, lt=1)
-    gamma: float = Field(0.0, ge=0)
-    smoothing: float = Field(0.05, ge=0, lt=1)
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    gamma: float = Field(default=0.0, ge=0)
+    smoothing: float = Field(default=0.05, ge=0, lt=1)
     balance: tuple[str, ...] = ()
     age_loss: str = "dldl"
-    age_spread: float = Field(2.0, ge=0)
+    age_spread: float = Field(default=2.0, ge=0)
     augment: Augment | None = Field(
         default_factory=lambda: Augment(
             rotate=15, shift=0.08, zoom=(0.6, 1.3), brightness=0.25, contrast=0.25, grey=0.1, coarse=0.15
@@ -118,10 +118,10 @@ class Recipe:
     )
     teachers: tuple[str, ...] = ()
     guide: str = ""
-    distill: float = Field(0.5, ge=0, le=1)
-    average: float = Field(0.05, ge=0, lt=1)
+    distill: float = Field(default=0.5, ge=0, le=1)
+    average: float = Field(default=0.05, ge=0, lt=1)
     mirror: bool = False
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 OPTIMIZERS = {
@@ -176,10 +176,10 @@ def train(
         The folder holds a run with another recipe, other photos or other labels.
     """
     stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
-    folder, histories, network = Path(folder), [], None
+    folder, histories = Path(folder), []
     for number, stage in enumerate(stages, 1):
         place = folder if len(stages) == 1 else folder / f"stage-{number}"
-        if network is not None:
+        if number > 1:
             stage = replace(stage, weights=str(folder / f"stage-{number - 1}"))
         network, history = _stage(stage, manifest, place, cache, device, precision, keep, progress)
         histories.append(history.assign(stage=number))
@@ -332,7 +332,7 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
 
     Raises
     ------
-    networks.WeightsError
+    backbones.WeightsError
         The folder holds no trained network.
     """
     folder = Path(folder)
@@ -342,7 +342,7 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
         network = networks.build(recipe.backbone, found, size=recipe.size, options=recipe.options, mirror=recipe.mirror)
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise networks.WeightsError(f"no trained network in {folder}: {error}") from error
+        raise backbones.WeightsError(f"no trained network in {folder}: {error}") from error
     return network.eval(), recipe, found, about["fitted"]
 
 
@@ -528,9 +528,9 @@ def publish(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         place = Path(temporary)
-        about = {"fitted": fitted, "size": recipe.size, "whole": recipe.whole, "subject": subject, "half": half}
+        about: dict[str, Any] = {"size": recipe.size, "whole": recipe.whole, "subject": subject, "half": half}
         compared = pixels[_some(unseen, 500)]
-        difference = export.export(network, place / "model.onnx", found, pixels=compared, **about)
+        difference = export.export(network, place / "model.onnx", found, pixels=compared, fitted=fitted, **about)
         if int8:
             export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
         photos = manifest.iloc[test].reset_index(drop=True)
@@ -696,7 +696,7 @@ def of_folders(
     number = 0.75 * len(data.usable(photos, label))
     along = ("gender", "race") if label == "age" else ("age_group", "race")
     batch_size = next(size for size in (128, 64, 32, 16) if number >= 50 * size or size == 16)
-    recipe = {"learn": {label: 1.0}, "along": {name: 0.3 for name in along if name != label}}
+    recipe: dict[str, Any] = {"learn": {label: 1.0}, "along": {name: 0.3 for name in along if name != label}}
     recipe |= {"batch_size": batch_size, "learning_rate": 1e-3 * (batch_size / 128) ** 0.5}
     return {"data": list(folders), "run": str(run), "stratify": [label, "age_group"], "recipe": recipe}
 
@@ -733,8 +733,8 @@ def train_and_publish(
     shown = [name for name in recipe.learn if name in photos]
     print(data.describe(photos, shown[0] if len(shown) == 1 else None), file=sys.stderr)
     found = heads.of(recipe, photos.assign(split="train"))
-    how = {"size": stages[0].size, "options": stages[0].options, "weights": stages[0].weights}
-    networks.build(stages[0].backbone, found, **how)
+    first = stages[0]
+    networks.build(first.backbone, found, size=first.size, options=first.options, weights=first.weights)
     manifest = prepare(settings, cache, photos)
     print(manifest.groupby(["source", "split"]).size().to_string(), file=sys.stderr, flush=True)
     train(settings.recipe, manifest, folder, cache=cache, device=device, keep="best")

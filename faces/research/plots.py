@@ -614,7 +614,7 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes, colours
         ax.plot(part[x], part[y], "o-", markersize=3, color=colour)
         ends[name] = part[y].iloc[-1]
     place, step = -np.inf, (table[y].max() - table[y].min()) / 12
-    for name in sorted(ends, key=ends.get):
+    for name in sorted(ends, key=lambda name: ends[name]):
         place = max(ends[name], place + step)
         ax.annotate(human(name), (table[x].max(), place), (6, 0), textcoords="offset points", va="center").set(
             color=colours[name], fontsize=9

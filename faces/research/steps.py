@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ from faces.files import write_json
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "artifacts" / "results"
 PRIVATE = ("path", "name", "sha256", "phash", "identity")  # columns that are neither published nor compared
-Tables = pd.DataFrame | dict[str, pd.DataFrame]
+Tables: TypeAlias = pd.DataFrame | dict[str, pd.DataFrame]
 
 
 class StaleResult(RuntimeError):
@@ -202,7 +202,7 @@ def _content(value: Any) -> Any:
 
 def _plain(settings: dict) -> dict:
     def as_data(value: Any) -> Any:
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             return asdict(value)
         raise TypeError(f"a setting must be plain data, not {type(value).__name__}")
 

@@ -154,8 +154,8 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
     evaluated = average.module if average else network
-    identity = json.loads(json.dumps(dict(identity or {}) | {"epochs": epochs, "processes": world}))
-    state = _resume(folder, network, average, optimizer, identity, upgrade, device)
+    about = json.loads(json.dumps(dict(identity or {}) | {"epochs": epochs, "processes": world}))
+    state = _resume(folder, network, average, optimizer, about, upgrade, device)
     history, sums, first = state["history"], dict(state["sums"]), state["step"]
     wrapped = DistributedDataParallel(network) if world > 1 else network
 
@@ -192,7 +192,7 @@ def fit(
             if now - saved >= save_every and step + 1 < steps and rank == 0:
                 saved = now
                 state = {"history": history, "step": step + 1, "sums": sums, "seconds": seconds + now - started}
-                _save(folder, network, average, optimizer, state, identity)
+                _save(folder, network, average, optimizer, state, about)
                 _log(folder, epoch, step + 1, steps, sums, seconds + now - started)
         seconds += time.perf_counter() - started
         row = {"epoch": epoch} | {f"train_{name}": total / max(count, 1) for name, (total, count) in sums.items()}
@@ -216,7 +216,7 @@ def fit(
                 average,
                 optimizer,
                 {"history": history, "step": 0, "sums": {}, "seconds": 0.0},
-                identity,
+                about,
             )
         if world > 1:
             dist.barrier()
