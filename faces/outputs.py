@@ -276,10 +276,12 @@ class JsonObject:
         self.file, self.count = file, 0
 
     def add(self, key: str, value: object) -> None:
+        """Write a pair."""
         self.file.write(("," if self.count else "{") + f"\n  {as_json(key)}: {as_json(value)}")
         self.count += 1
 
     def close(self) -> None:
+        """Write the closing brace."""
         self.file.write("\n}\n" if self.count else "{}\n")
 
 
@@ -308,7 +310,7 @@ def escaped(name: str) -> str:
 
 
 class _UnixLines:
-    """Replaces the line endings of csv.writer by a line feed.
+    r"""Replaces the line endings of csv.writer by a line feed.
 
     With "\r\n" as its line ending the writer quotes names that hold either character, which before Python 3.13 it
     does for those of its own line ending alone.

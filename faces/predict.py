@@ -88,6 +88,7 @@ class Head:
 
     @property
     def width(self) -> int:
+        """Number of columns of the answers: the classes, or age, low and high."""
         return len(self.classes) or 3
 
     def read(self, answers: np.ndarray) -> list[Label] | list[Age]:

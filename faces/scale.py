@@ -64,6 +64,7 @@ class Worker:
         self.columns = outputs.columns(tasks, ages) | {"error": str}
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """Rows of ``outputs.columns`` about the names in the column ``file``."""
         rows: list[Record] = []
         for name in batch["file"].tolist():
             rows += self._rows(os.fsdecode(name))

@@ -135,6 +135,7 @@ class Load:
 
     @property
     def saturated(self) -> bool:
+        """Whether no further photo is taken."""
         return self.in_flight >= self.max_requests or self.held >= self.max_bytes
 
     @contextmanager
@@ -324,8 +325,10 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
 
     @app.post("/v1/predict", **_described(_photos_schema(face), several, **{"422": none}))
     async def predict_all(request: Request) -> JSONResponse:
-        """Every task's answer about every face of one or several photos: labels with their probability, ages with
-        their interval, and where the face is."""
+        """Every task's answer about every face of one or several photos.
+
+        Labels come with their probability, ages with their interval, and each face with where it is.
+        """
         return JSONResponse({"photos": [_entry(*each) for each in await ask(request, MAX_PHOTOS, None)]})
 
     @app.post("/predict", **_described(face, FILE))
@@ -373,6 +376,7 @@ class Protocol(H11Protocol):
     """HTTP/1.1 that closes connections on which no request comes in time."""
 
     def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request."""
         super().connection_made(transport)
         self.loop.call_later(HEADER_SECONDS, self._close_idle)
 

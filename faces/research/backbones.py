@@ -259,6 +259,7 @@ def _resnet(name: str, *, size: int, imagenet: bool) -> Backbone:
 
 
 def from_timm(name: str, *, size: int, imagenet: bool, **options) -> Backbone:
+    """A backbone of the package timm, by its name there."""
     try:
         import timm
     except ImportError:

@@ -218,6 +218,7 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
 
 
 def main(argv=None):
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m faces.research.demo", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=400, help="distinct faces (default %(default)s)")

@@ -43,7 +43,7 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True, config=FORBID)
-class Augment(augment.Augment):
+class Augment(augment.Augment):  # noqa: D101
     __doc__ = augment.Augment.__doc__
 
 
