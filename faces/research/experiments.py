@@ -391,8 +391,7 @@ def evaluate(
     for head in found:
         is_class = isinstance(head, heads.Classes)
         label = heads.column(predictions, head.name) if is_class else predictions[head.name].astype(float)
-        values_of = evaluation.measured(predictions, head.name, label)
-        measured |= {(head.name, metric): values for metric, values in values_of.items()}
+        measured |= evaluation.measured(predictions, head.name, label)
     return evaluation.figures(predictions, measured, by)
 
 
