@@ -82,12 +82,7 @@ class Detector:
     """
 
     def __init__(
-        self,
-        folder: StrPath,
-        *,
-        min_face: float | None = None,
-        min_score: float = MIN_SCORE,
-        threads: int = 1,
+        self, folder: StrPath, *, min_face: float | None = None, min_score: float = MIN_SCORE, threads: int = 1
     ):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

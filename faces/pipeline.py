@@ -353,11 +353,7 @@ def label(
 
 
 def label_folder(
-    folder: StrPath,
-    tasks: Iterable[str] | Mapping[str, str] = ("gender",),
-    *,
-    recursive: bool = False,
-    **how: Any,
+    folder: StrPath, tasks: Iterable[str] | Mapping[str, str] = ("gender",), *, recursive: bool = False, **how: Any
 ) -> Iterator[Photo]:
     """Predict the faces of every file of a folder, in flat memory.
 

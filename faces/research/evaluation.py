@@ -143,11 +143,7 @@ def bootstrap(
 
 
 def resampled(
-    frame: pd.DataFrame,
-    statistics: Callable[[np.ndarray], dict[str, float]],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Any figures of a frame with their 95 % bootstrap percentile intervals, drawn by whole groups.
 

@@ -297,11 +297,7 @@ def _file_hash(path: Path) -> str:
 
 
 def taught(
-    recipe: Recipe,
-    found: Sequence[heads.Head],
-    manifest: pd.DataFrame,
-    targets: Mapping[str, np.ndarray],
-    **options,
+    recipe: Recipe, found: Sequence[heads.Head], manifest: pd.DataFrame, targets: Mapping[str, np.ndarray], **options
 ) -> dict[str, np.ndarray]:
     """Averaged outputs of a recipe's teachers, ``{head}/teacher``; NaN where they contradict a label."""
     sums: dict[str, list[np.ndarray]] = {}

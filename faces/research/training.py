@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from faces.research.batches import Batches
 from faces.research.heads import Head, total_loss
+from faces.research.steps import differences
 
 LAST = "last.safetensors"
 BEGUN: dict = {"step": 0, "sums": {}, "seconds": 0.0}  # the state of an epoch at its start
@@ -211,12 +212,7 @@ def fit(
         if rank == 0:
             _save_epoch(folder, evaluated, history, monitor, best, keep)
             _save(
-                folder,
-                network,
-                average,
-                optimizer,
-                {"history": history, "step": 0, "sums": {}, "seconds": 0.0},
-                about,
+                folder, network, average, optimizer, {"history": history, "step": 0, "sums": {}, "seconds": 0.0}, about
             )
         if world > 1:
             dist.barrier()
@@ -394,7 +390,7 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, upgrade: 
     with safe_open(path, "pt") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
     if changes := differences(upgrade(metadata["identity"]), identity):
-        raise ResumeError(f"{folder} holds another run ({changes}): delete the folder or name another")
+        raise ResumeError(f"{folder} holds another run ({', '.join(changes)}): delete the folder or name another")
     tensors = load_file(path)
 
     def pick(prefix: str) -> dict[str, Tensor]:
@@ -410,22 +406,6 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, upgrade: 
         slots.setdefault(int(number), {})[slot] = value.to(device) if value.dim() else value
     optimizer.load_state_dict({"state": slots, "param_groups": metadata["param_groups"]})
     return metadata["state"]
-
-
-def differences(before: Mapping, now: Mapping, place: str = "") -> str:
-    """What differs between two nested mappings, in words; empty if nothing does.
-
-    >>> differences({"recipe": {"epochs": 8}}, {"recipe": {"epochs": 12}})
-    'recipe.epochs was 8, is 12'
-    """
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found.append(differences(old, new, f"{place}{key}."))
-        elif old != new:
-            found.append(f"{place}{key} was {old!r}, is {new!r}")
-    return ", ".join(filter(None, found))
 
 
 def _log(folder: Path, epoch: int, step: int, steps: int, sums: Mapping, seconds: float) -> None:
