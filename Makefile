@@ -44,6 +44,7 @@ check: $(VENV)/.full lint
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/cards.py --check
 	$(BIN)/$(COG) --check README.md docs/*.md

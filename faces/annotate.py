@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
+
+from faces.files import Record
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black and grey are left out.
 PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00")
@@ -16,19 +18,19 @@ NO_FACE = "no face"
 Box = tuple[float, float, float, float]
 
 
-def caption(face: Mapping, tasks: Iterable[str]) -> str:
+def caption(face: Record, tasks: Iterable[str]) -> str:
     """The answers about a face, one a line: "female 98%", "34 (27-42)"."""
     return "\n".join(_answer(face, task) for task in tasks if task in face)
 
 
-def _answer(face: Mapping, task: str) -> str:
+def _answer(face: Record, task: str) -> str:
     if f"{task}_interval" in face:
         return "{:.0f} ({}-{})".format(face[task], *face[f"{task}_interval"])  # the font knows no dash
     return f"{face[task].replace('_', ' ')} {face[f'{task}_probability']:.0%}"
 
 
 def draw(
-    picture: Image.Image, scale: float, faces: Sequence[Mapping], *, tasks: Sequence[str], labels: Sequence[str] = ()
+    picture: Image.Image, scale: float, faces: Sequence[Record], *, tasks: Sequence[str], labels: Sequence[str] = ()
 ) -> Image.Image:
     """A copy of a picture with a box around each face and its answers on a plate beside it.
 
@@ -50,12 +52,12 @@ def draw(
         A picture whose long side is below ``SMALLEST`` pixels comes back enlarged.
     """
     factor = max(1.0, SMALLEST / max(picture.size))
-    size = tuple(max(1, round(side * factor)) for side in picture.size)
+    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
     canvas = picture.resize(size, Image.Resampling.BICUBIC) if factor > 1 else picture.copy()
     pen = ImageDraw.Draw(canvas)
     boxes = [[edge * scale * factor for edge in face["box"]] if "box" in face else None for face in faces]
     colours = dict(zip(labels, PALETTE * len(labels), strict=False))
-    shown = [(colours.get(face.get(tasks[0]), OTHER), caption(face, tasks)) for face in faces]
+    shown = [(colours.get(face.get(tasks[0], ""), OTHER), caption(face, tasks)) for face in faces]
     for box, (colour, _) in zip(boxes, shown, strict=True):
         if box:  # a dark edge on either side makes the line visible on any background
             width = max(2, round(min(max(size) / 300, (box[2] - box[0]) / 25)))
@@ -77,7 +79,9 @@ def _font(height: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(height)
 
 
-def _plate(pen, text: str, box: Sequence[float] | None, colour: str, size: Sequence[int], taken: Sequence[Box]) -> Box:
+def _plate(
+    pen: ImageDraw.ImageDraw, text: str, box: Sequence[float] | None, colour: str, size: Sequence[int], taken: list[Box]
+) -> Box:
     """Write a text on a filled plate at a box, or in the corner; returns the plate's edges."""
     side = max(box[2] - box[0], box[3] - box[1]) if box else max(size)
     height = round(min(max(side / 7, max(size) / 150, 11), max(size) / 32))

@@ -7,24 +7,25 @@ killed process is a limit. Needs numpy, Pillow, onnxruntime and tqdm, and no tor
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
 from faces import __version__, images, inputs, outputs
-from faces.files import atomic_write, find_files, write_json
+from faces.files import Record, StrPath, atomic_write, find_files, write_json
 from faces.options import (
     COPIES,
     ERRORS,
@@ -38,7 +39,10 @@ from faces.options import (
     tasks_asked,
 )
 from faces.pipeline import DETECTOR, Photo, Pipeline, to_record
-from faces.predict import TASKS, Head, Model, UsageError, homes, printable
+from faces.predict import TASKS, Head, Label, Model, UsageError, homes, printable
+
+if TYPE_CHECKING:
+    from faces.copies import Copies
 
 JOURNAL_BATCH = 64  # files that are put into the journal at once
 SKIPPED_NAMES = 1000  # that process_run.json lists at most
@@ -52,22 +56,22 @@ TEXT = bytes({*b"\t\n\f\r\x1b", *range(32, 127), *range(128, 256)})  # what text
 
 
 def process_folder(
-    folder: str | os.PathLike | Sequence[str],
-    output: str | os.PathLike,
+    folder: StrPath | Sequence[str],
+    output: StrPath,
     *,
     tasks: Mapping[str, Model],
     names: Iterable[str] | None = None,
     recursive: bool = False,
     form: str = "json",
-    html: str | os.PathLike | None = None,
-    copies: Mapping | None = None,
+    html: StrPath | None = None,
+    copies: Mapping[str, Any] | None = None,
     confidence: bool = False,
     boxes: bool = False,
     min_confidence: float | str = 0.0,
     resume: bool = False,
     restart: bool = False,
     progress: bool = True,
-    **how,
+    **how: Any,
 ) -> tuple[int, int, int]:
     """Answer about every picture of a folder and write ``output``.
 
@@ -111,14 +115,14 @@ def process_folder(
     outputs.JournalError
         See ``outputs.Journal``.
     """
-    for path in filter(None, (output, html)):  # before hours of work, not after
+    for path in (output, html) if html else (output,):  # before hours of work, not after
         with suppress(_Writable), atomic_write(path):
             raise _Writable
     began, started = time.monotonic(), datetime.now(UTC)
-    given = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
+    given = [os.fspath(folder)] if isinstance(folder, str | os.PathLike) else list(folder)
     output, copies = Path(output), copies or {}
     several = len(given) > 1 or (names is None and not Path(given[0]).is_dir())
-    root = "" if several else os.fspath(given[0])
+    root = "" if several else given[0]
     pipeline = Pipeline(tasks, **how)
     labels = {task: asked for task, asked in pipeline.tasks.items() if asked[1].classes}
     thresholds = {task: _threshold(*asked, min_confidence) for task, asked in labels.items()}
@@ -155,15 +159,14 @@ def process_folder(
             _print_errors(lost)
         read, failed, skipped = (journal.count(kind) for kind in ("faces", "error", "skipped"))
         ages = [task for task in tasks if task not in labels]
-        shape = {"tasks": list(tasks), "ages": ages, "confidence": confidence, "boxes": boxes}
         if html:
             from faces import report
 
-            asked_of = {"tasks": list(tasks), "ages": ages, "progress": progress}
-            report.write(journal.records("faces"), html, folder=root, **asked_of)
-        outputs.write(journal.records("faces"), output, form, **shape)
+            report.write(journal.records("faces"), html, folder=root, tasks=list(tasks), ages=ages, progress=progress)
+        written = {"confidence": confidence, "boxes": boxes}
+        outputs.write(journal.records("faces"), output, form, tasks=list(tasks), ages=ages, **written)
         _write_errors(journal, output.with_name(ERRORS), failed)
-        options = {"form": form, "confidence": confidence, "boxes": boxes, "resumed": resume}
+        options = {"form": form} | written | {"resumed": resume}
         options |= {name: value is True or outputs.escaped(str(value)) for name, value in copies.items() if value}
         write_json(
             output.with_name(RUN),
@@ -185,7 +188,7 @@ def process_folder(
     return read, failed, skipped
 
 
-def _copies(wanted: Mapping, tasks: Mapping[str, tuple[str, ...]], root: str, base: str):
+def _copies(wanted: Mapping[str, Any], tasks: Mapping[str, tuple[str, ...]], root: str, base: str) -> Copies | None:
     """The ``copies.Copies`` that are wanted, whose folders are made; None if there are none."""
     folders = {name: Path(wanted[name]) for name in COPIES if wanted.get(name)}
     if not folders:
@@ -199,7 +202,7 @@ def _copies(wanted: Mapping, tasks: Mapping[str, tuple[str, ...]], root: str, ba
     return made
 
 
-def _made_within(given: Sequence[str | os.PathLike], html: str | os.PathLike | None, copies: Mapping) -> list[Path]:
+def _made_within(given: Sequence[StrPath], html: StrPath | None, copies: Mapping[str, Any]) -> list[Path]:
     """Folders that are written and lie in a folder that is read."""
     made = [Path(copies[name]).resolve() for name in COPIES if copies.get(name)]
     made += [Path(html).resolve().with_name(f"{Path(html).stem}_files")] if html else []
@@ -207,18 +210,18 @@ def _made_within(given: Sequence[str | os.PathLike], html: str | os.PathLike | N
     return [folder for folder in made if any(path in folder.parents for path in read)]
 
 
-def _record(folder: str, photo: Photo, thresholds: Mapping[str, float]) -> dict:
+def _record(folder: str, photo: Photo, thresholds: Mapping[str, float]) -> Record:
     """A photo as the journal has it."""
     if photo.error is None:
         return {"faces": [to_record(face, thresholds) for face in photo.faces]}
-    return {"skipped" if _is_no_picture(folder, photo) else "error": str(photo.error)}
+    return {"skipped" if _is_no_picture(folder, photo.name, photo.error) else "error": str(photo.error)}
 
 
-def _is_no_picture(folder: str, photo: Photo) -> bool:
+def _is_no_picture(folder: str, name: str, error: images.ImageError) -> bool:
     """Whether an unreadable file is no picture, neither by its suffix nor by its content."""
-    if Path(photo.name).suffix.lower() in images.SUFFIXES or UNREAD.search(photo.name):
+    if Path(name).suffix.lower() in images.SUFFIXES or UNREAD.search(name):
         return False
-    return photo.error.kind == images.NOT_A_PICTURE or _is_text(Path(folder, photo.name))
+    return error.kind == images.NOT_A_PICTURE or _is_text(Path(folder, name))
 
 
 def _is_text(path: Path) -> bool:
@@ -232,7 +235,7 @@ def _is_text(path: Path) -> bool:
         return False
 
 
-def _print_errors(records: Iterable[tuple[str, dict]]) -> None:
+def _print_errors(records: Iterable[tuple[str, Record]]) -> None:
     for name, record in records:
         if "error" in record:
             _print_error(printable(f"{name}: {record['error']}"))
@@ -286,7 +289,7 @@ def _check_installed(package: str, extra: str) -> None:
 
 
 def list_folder(
-    folder: str | os.PathLike,
+    folder: StrPath,
     label: str,
     *,
     model: Model,
@@ -294,8 +297,8 @@ def list_folder(
     names: Iterable[str],
     min_confidence: float | str = 0.0,
     end: str = "\n",
-    file: IO[str] | None = None,
-    **how,
+    file: TextIO | None = None,
+    **how: Any,
 ) -> tuple[int, int]:
     """Print the paths of the pictures that show ``label``, as they are found.
 
@@ -321,13 +324,13 @@ def list_folder(
     threshold, read, failed = _threshold(model, head, min_confidence), 0, 0
     for photo in Pipeline({task: model}, **how).stream(folder, names):
         if photo.error is not None:
-            if not _is_no_picture(folder, photo):
+            if not _is_no_picture(folder, photo.name, photo.error):
                 _print_error(printable(f"{photo.name}: {photo.error}"))
                 failed += 1
             continue
         read += 1
-        answers = (face.answers[task] for face in photo.faces)
-        if any(answer.label == label and answer.confidence >= threshold for answer in answers):
+        answers = [face.answers[task] for face in photo.faces]
+        if any(isinstance(a, Label) and a.label == label and a.confidence >= threshold for a in answers):
             # Not a Path: it would drop "./", which saves names that begin with -.
             path = os.path.join(folder, photo.name)  # noqa: PTH118
             # Names are bytes: one that is not UTF-8 comes out as it is on the disk.
@@ -355,7 +358,7 @@ def _head_with(label: str, options: argparse.Namespace) -> tuple[Model, Head]:
 
 
 def _threshold(model: Model, head: Head, wanted: float | str) -> float:
-    if wanted != "auto":
+    if not isinstance(wanted, str):
         return wanted
     if head.abstain_below is None:
         raise UsageError(f"{printable(model.name)} has no threshold of its own: give --min-confidence a number")
@@ -521,10 +524,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="options of the command")
     options = parser.parse_args(argv)
     module, function, extra, _ = COMMANDS[options.command]
-    if sys.stdout:
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     try:
-        run = getattr(import_module(module), function)
+        run: Callable[..., int] = getattr(import_module(module), function)
         return run(options.rest, "faces label") if options.command == "label" else run(options.rest)
     except ImportError as error:
         missing = error.name or ""

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import count
+from functools import cache, partial
 from pathlib import Path
 
 from PIL import Image
 
 from faces import annotate, finding, images
+from faces.files import Record
 from faces.outputs import NO_FACE, escaped
 from faces.pipeline import ordered
 from faces.predict import UsageError
@@ -60,13 +60,13 @@ class Copies:
     link: bool = False
     root: str = ""
     base: str = ""
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if unknown := [task for task in self.by if task not in self.tasks]:
             raise UsageError(f"--by {unknown[0]}: no such task is asked for; there are {', '.join(self.tasks)}")
 
-    def make(self, records: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, str | None]]:
+    def make(self, records: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, str | None]]:
         """Copy pictures, given by name and record; yields each name, and the reason if it could not be read.
 
         Raises
@@ -81,7 +81,7 @@ class Copies:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _make(self, named: tuple[str, dict]) -> tuple[str, str | None]:
+    def _make(self, named: tuple[str, Record]) -> tuple[str, str | None]:
         name, record = named
         source = os.path.join(self.root, name)  # noqa: PTH118
         try:
@@ -104,10 +104,10 @@ class Copies:
             name = os.path.relpath(name, self.base) if self.base else name
         return Path(*(part for part in Path(name).parts if part != ".." and part != Path(name).anchor))
 
-    def _folder(self, face: Mapping) -> str:
+    def _folder(self, face: Record) -> str:
         return "/".join(_folder_name(face, task) for task in self.by)
 
-    def _sorted(self, faces: Iterable[Mapping]) -> str:
+    def _sorted(self, faces: Iterable[Record]) -> str:
         folders = {self._folder(face) for face in faces}
         return SEVERAL if len(folders) > 1 else next(iter(folders), NO_FACE)
 
@@ -117,19 +117,25 @@ class Copies:
         write = _link if self.link else _copy
         self._write(target, lambda place: _is_copy(source, place), lambda place: write(source, place))
 
-    def _draw(self, source: str, name: str, faces: list[dict]) -> None:
+    def _draw(self, source: str, name: str, faces: list[Record]) -> None:
         """Make the pictures of the faces, and the one with boxes."""
         below, opened, tasks = self._below(name), cache(_opened), list(self.tasks)
+
+        def crop(face: Record) -> Image.Image:
+            return _crop(*opened(source), face)
+
+        def drawn() -> Image.Image:
+            return annotate.draw(*opened(source), faces, tasks=tasks, labels=self.tasks[tasks[0]])
+
         for number, face in enumerate(faces if self.crops else (), 1):
-            target = self.crops / self._folder(face) / below.parent / f"{below.stem}_{number}.jpg"
-            self._save(target, source, name, number, [face], lambda face=face: _crop(*opened(source), face))
+            target = Path(self.crops or "", self._folder(face), below.parent, f"{below.stem}_{number}.jpg")
+            self._save(target, source, name, number, [face], partial(crop, face))
         if self.annotate:
             target = self.annotate / (f"{below}" if below.suffix.lower() in JPEG else f"{below}.jpg")
-            how = {"tasks": tasks, "labels": self.tasks[tasks[0]]}
-            self._save(target, source, name, 0, faces, lambda: annotate.draw(*opened(source), faces, **how))
+            self._save(target, source, name, 0, faces, drawn)
 
     def _save(
-        self, target: Path, source: str, name: str, number: int, faces: list[dict], make: Callable[[], Image.Image]
+        self, target: Path, source: str, name: str, number: int, faces: list[Record], make: Callable[[], Image.Image]
     ) -> None:
         """Write a JPEG whose comment says of which picture it is, and of which state of it."""
         about = os.stat(source)  # noqa: PTH116
@@ -166,7 +172,9 @@ def _place(target: Path, check: Callable[[Path], bool | None]) -> Path | None:
     stem = target.stem
     while stem and len(os.fsencode(stem + target.suffix)) > NAME_BYTES:
         stem = stem[:-1]
-    for number in count(1):
+    number = 0
+    while True:
+        number += 1
         place = target.with_name(f"{stem} ({number}){target.suffix}" if number > 1 else stem + target.suffix)
         if not os.path.lexists(place):
             return place
@@ -211,7 +219,7 @@ def _opened(source: str) -> tuple[Image.Image, float]:
     return picture, max(picture.size) / max(full)
 
 
-def _crop(picture: Image.Image, scale: float, face: Mapping) -> Image.Image:
+def _crop(picture: Image.Image, scale: float, face: Record) -> Image.Image:
     """The square that the networks saw, at the picture's resolution; all of a picture that was taken as a crop."""
     if "box" not in face:
         return picture
@@ -219,7 +227,7 @@ def _crop(picture: Image.Image, scale: float, face: Mapping) -> Image.Image:
     return finding.cut(picture, square, max(1, round(square[2] - square[0])))
 
 
-def _folder_name(face: Mapping, task: str) -> str:
+def _folder_name(face: Record, task: str) -> str:
     """The answer as the name of a folder: a label, or a decade ("30-39")."""
     if f"{task}_interval" in face:
         decade = int(face[task]) // 10 * 10

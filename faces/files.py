@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeAlias
+
+StrPath: TypeAlias = str | os.PathLike[str]
+Record: TypeAlias = dict[str, Any]  # what is known of a file or a face, see ``faces.outputs``
 
 # Files that desktops leave in folders; they are neither photos nor errors.
 LITTER = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized", ".directory", ".picasa.ini", "icon\r"}
@@ -26,7 +29,7 @@ def is_litter(name: str) -> bool:
     return name.lower() in LITTER or name.startswith("._")
 
 
-def find_files(folder: str | os.PathLike, *, recursive: bool = False) -> Iterator[str]:
+def find_files(folder: StrPath, *, recursive: bool = False) -> Iterator[str]:
     """Names of the files in a folder, sorted.
 
     Every file counts, whatever its name, except those of operating systems (``.DS_Store``, ``Thumbs.db``). Of a folder
@@ -64,7 +67,7 @@ def _find_files(top: Path, below: str, recursive: bool, real: Path, linked: set[
                         yield below + name
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or to a place without permission: reported when it is read
@@ -81,7 +84,7 @@ def _is_new(folder: Path, place: Path, top: Path, linked: set[Path]) -> bool:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, *, errors: str = "strict") -> Iterator[IO[str]]:
+def atomic_write(path: StrPath, *, errors: str = "strict") -> Iterator[IO[str]]:
     """A UTF-8 text file that replaces ``path`` once it is complete; on an error the old file stays.
 
     Parameters
@@ -114,7 +117,7 @@ def atomic_write(path: str | os.PathLike, *, errors: str = "strict") -> Iterator
         raise
 
 
-def write_json(path: str | os.PathLike, content: dict) -> Path:
+def write_json(path: StrPath, content: dict[str, Any]) -> Path:
     """Write JSON that diffs well, atomically; folders are made, NaN is refused with a ValueError."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,16 +6,17 @@ ONNX Runtime, see ``artifacts/face_finder``. Needs numpy, Pillow and onnxruntime
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnxruntime
 from PIL import Image
 
 from faces import images, trust
+from faces.files import StrPath
 
 STRIDES = (8, 16, 32)  # pixels between the cells of the network's three outputs
 OVERLAP = 0.45  # intersection over union above which the less likely of two boxes is dropped
@@ -55,7 +56,7 @@ class Face:
     @property
     def side(self) -> float:
         """Square root of the area of the box."""
-        return ((self.right - self.left) * (self.bottom - self.top)) ** 0.5
+        return float(((self.right - self.left) * (self.bottom - self.top)) ** 0.5)
 
 
 class Detector:
@@ -81,12 +82,7 @@ class Detector:
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike,
-        *,
-        min_face: float | None = None,
-        min_score: float = MIN_SCORE,
-        threads: int = 1,
+        self, folder: StrPath, *, min_face: float | None = None, min_score: float = MIN_SCORE, threads: int = 1
     ):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -115,7 +111,7 @@ class Detector:
             Size of the original over that of ``picture``, which ``min_face`` refers to.
         """
         factor = min(self.side(max(picture.size) * scale), max(*picture.size, SMALL)) / max(picture.size)
-        size = tuple(max(1, round(edge * factor)) for edge in picture.size)
+        size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
         small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0) if size != picture.size else picture
         pixels = np.zeros((-size[1] // 32 * -32, -size[0] // 32 * -32, 3), np.uint8)
         pixels[: size[1], : size[0]] = np.asarray(small)
@@ -129,7 +125,10 @@ class Detector:
         faces = np.concatenate(found)
         faces = faces[non_maximum_suppression(faces[:, 1:5], faces[:, 0], OVERLAP)]
         faces[:, 1:] *= np.tile(np.array(picture.size) / size, 7)
-        made = [Face(*face[1:5], face[0], tuple(zip(face[5::2], face[6::2], strict=True))) for face in faces.tolist()]
+        made = [
+            Face(left, top, right, bottom, score, tuple(zip(points[::2], points[1::2], strict=True)))
+            for score, left, top, right, bottom, *points in faces.tolist()
+        ]
         return sorted((face for face in made if face.side * scale >= self.min_face), key=lambda face: -face.side)
 
 
@@ -193,7 +192,12 @@ def is_crop(faces: list[Face], width: int, height: int) -> bool:
 
 
 def look(
-    path, frames: Sequence[images.Frame], detector: Detector, *, crops: bool = True, max_pixels: int | None = None
+    path: StrPath | BinaryIO,
+    frames: Sequence[images.Frame],
+    detector: Detector,
+    *,
+    crops: bool = True,
+    max_pixels: int | None = None,
 ) -> tuple[list[Face | None], list[list[np.ndarray]]]:
     """Detect the faces of a picture and cut them out.
 
@@ -243,12 +247,12 @@ def look(
     return [_scaled(face, full / max(picture.size)) for face in faces], squares
 
 
-def _again(path, long_side: int, max_pixels: int | None) -> Image.Image:
+def _again(path: StrPath | BinaryIO, long_side: int, max_pixels: int | None) -> Image.Image:
     if hasattr(path, "seek"):
         path.seek(0)
     return images.open_rgb(path, long_side=long_side, max_pixels=max_pixels)
 
 
 def _scaled(face: Face, factor: float) -> Face:
-    edges = (edge * factor for edge in (face.left, face.top, face.right, face.bottom))
-    return Face(*edges, face.score, tuple((x * factor, y * factor) for x, y in face.landmarks))
+    left, top, right, bottom = (edge * factor for edge in (face.left, face.top, face.right, face.bottom))
+    return Face(left, top, right, bottom, face.score, tuple((x * factor, y * factor) for x, y in face.landmarks))

@@ -10,7 +10,6 @@ import ctypes
 import io
 import logging
 import math
-import os
 import struct
 import threading
 import warnings
@@ -19,10 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+from faces.files import StrPath
+
+Result = TypeVar("Result")
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SUFFIXES |= {".avif", ".heic", ".heif"}
@@ -83,7 +87,7 @@ DECODER_ERRORS = (SyntaxError, ValueError, LookupError, EOFError, OverflowError,
 # warnings.catch_warnings is not safe among the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # or its errors would be printed, without a file's name
-for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
+for _name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "WebP"):
     with suppress(ImportError):  # an older Pillow knows no AVIF
         import_module(f"PIL.{_name}ImagePlugin")
 
@@ -157,7 +161,7 @@ BUDGET = Budget(200_000_000)
 
 
 def open_rgb(
-    path: str | os.PathLike | BinaryIO,
+    path: StrPath | BinaryIO,
     size: int | None = None,
     *,
     whole: bool = False,
@@ -212,7 +216,7 @@ def open_rgb(
     raise ImageError(reason, kind)
 
 
-def picture_size(path: str | os.PathLike | BinaryIO) -> tuple[int, int]:
+def picture_size(path: StrPath | BinaryIO) -> tuple[int, int]:
     """Width and height in pixels of what ``open_rgb`` decodes, from its header; turned or not.
 
     Raises
@@ -227,7 +231,7 @@ class _Damaged(ImageError):
     """Pillow gave up on the contents of a file."""
 
 
-def _open_rgb(path, size: int | None, long_side: int | None, limit: int) -> Image.Image:
+def _open_rgb(path: StrPath | BinaryIO, size: int | None, long_side: int | None, limit: int) -> Image.Image:
     with _reading(path) as file:
         try:
             return _load(file, size, long_side, limit)
@@ -241,24 +245,24 @@ def _open_rgb(path, size: int | None, long_side: int | None, limit: int) -> Imag
 
 def _load(file: BinaryIO, size: int | None, long_side: int | None, limit: int) -> Image.Image:
     image = _opened(file, limit)
-    (width, height), jpeg, factor = image.size, image.format in ("JPEG", "MPO"), 1
+    (width, height), factor, coefficients = image.size, 1, 0
     if long_side:
         factor = max(max(width, height) // long_side, math.ceil(math.sqrt(width * height / MAX_RETURNED)))
-    elif size and (jpeg or width * height > MAX_RETURNED):
+    elif size and (image.format in ("JPEG", "MPO") or width * height > MAX_RETURNED):
         factor = min(width, height) // (2 * size)
     factor = max(1, factor)
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES) == 2 and max(tags.get(BITS, (1,))) > 8:
         raise ImageError("a TIFF with planes of more than 8 bits, which Pillow does not read", NOT_SUPPORTED)
-    in_scans = jpeg and not _pillow(_in_one_scan, image)
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and not _pillow(_in_one_scan, image):
+        coefficients = _coefficients(image, width * height)
     if factor > 1:  # of the fractions that JPEG offers, the smallest that is large enough
         _pillow(image.draft, "RGB", (max(1, width // factor), max(1, height // factor)))
     factor = 1 if size and image.size != (width, height) else max(1, factor * max(image.size) // max(width, height))
     pixels = image.width * image.height
-    coefficients = _coefficients(image, width * height) if in_scans else 0
     if pixels > limit:
         raise ImageError(f"{width}x{height} pixels is over the limit of {limit} (--max-pixels)", TOO_LARGE)
-    takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format, 0)) + coefficients
+    takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format or "", 0)) + coefficients
     if takes > MAX_PIXEL_BYTES * limit:
         form = "progressive JPEG" if coefficients else image.format
         allowed = f"the limit of {limit} pixels (--max-pixels) allows for {MAX_PIXEL_BYTES * limit // 10**6} MB"
@@ -279,10 +283,10 @@ def _load(file: BinaryIO, size: int | None, long_side: int | None, limit: int) -
 class _OneFrame:
     """Pillow's decoder of WebP, whose own frames (8 bytes a pixel) go once the first one has been handed over."""
 
-    def __init__(self, decoder):
+    def __init__(self, decoder: Any):
         self.decoder = decoder
 
-    def get_next(self):
+    def get_next(self) -> Any:
         decoder, self.decoder = self.decoder, None
         return decoder.get_next()
 
@@ -294,11 +298,11 @@ def _pixel_bytes(mode: str) -> int:
     return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
 
 
-def _reading(path: str | os.PathLike | BinaryIO):
+def _reading(path: StrPath | BinaryIO) -> Any:
     return nullcontext(path) if hasattr(path, "read") else _pillow(open, path, "rb")
 
 
-def _pillow(call: Callable, *arguments, format: str | None = None):
+def _pillow(call: Callable[..., Result], *arguments: Any, format: str | None = None) -> Result:
     """A call of Pillow's decoders, with an ImageError for what they raise at damaged files."""
     errors = _libtiff_errors() if format == "TIFF" else []
     errors.clear()
@@ -314,36 +318,39 @@ def _pillow(call: Callable, *arguments, format: str | None = None):
         raise _Damaged(f"damaged picture ({type(error).__name__}: {error})") from None
 
 
-_messages = threading.local()
+class _Messages(threading.local):
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+
+_messages = _Messages()
 
 
 def _libtiff_errors() -> list[str]:
     """Errors of libtiff in this thread; it would print them on stderr, without the file's name."""
     _collect_libtiff()
-    if not hasattr(_messages, "errors"):
-        _messages.errors = []
     return _messages.errors
 
 
 @cache
-def _collect_libtiff():
+def _collect_libtiff() -> Any:
     with suppress(OSError, AttributeError, TypeError):  # a Pillow without it, or one that hides it
-        libtiff = ctypes.CDLL(Image.core.__file__)
+        libtiff = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
         write = ctypes.CDLL(None).vsnprintf
         write.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p]
 
-        @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-        def collect(module, form, values):
+        def collect(module: bytes, form: bytes, values: int) -> None:
             line = ctypes.create_string_buffer(200)
             write(line, len(line), form, values)
             _libtiff_errors().append(line.value.decode(errors="replace").removeprefix("tempfile.tif: "))
 
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)(collect)
         libtiff.TIFFSetWarningHandler(None)
-        libtiff.TIFFSetErrorHandler(collect)
-        return collect  # kept, or libtiff would call what is gone
+        libtiff.TIFFSetErrorHandler(handler)
+        return handler  # kept, or libtiff would call what is gone
 
 
-def _opened(file: BinaryIO, limit: int) -> Image.Image:
+def _opened(file: BinaryIO, limit: int) -> ImageFile:
     """A picture of which only the header has been read."""
     file.seek(0)
     beginning = file.read(32)
@@ -363,7 +370,7 @@ def _opened(file: BinaryIO, limit: int) -> Image.Image:
     raise _Damaged(*_what_it_is(beginning))
 
 
-def _identified(file: BinaryIO, beginning: bytes, limit: int) -> Image.Image:
+def _identified(file: BinaryIO, beginning: bytes, limit: int) -> ImageFile:
     try:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError:
@@ -371,7 +378,7 @@ def _identified(file: BinaryIO, beginning: bytes, limit: int) -> Image.Image:
             raise ImageError(f"more pixels than the limit of {limit} (--max-pixels)", TOO_LARGE) from None
         file.seek(0)
         image = JpegImagePlugin.jpeg_factory(file)  # of which a fraction may be decoded
-    if image.format == "TIFF" and (page := _page(image)) is not None:
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and (page := _page(image)) is not None:
         image = Image.open(file, formats=["TIFF"])
         image.seek(page)
     return image
@@ -399,7 +406,7 @@ def _what_it_is(beginning: bytes) -> tuple[str, str]:
     return "not a picture in a known format", NOT_A_PICTURE
 
 
-def _page(image: Image.Image) -> int | None:
+def _page(image: TiffImagePlugin.TiffImageFile) -> int | None:
     """Number of a TIFF's largest page that is not marked as a thumbnail, the first of several; None if it has one."""
     best, largest, several = None, 0, getattr(image, "is_animated", False)
     for page in range(MAX_PAGES if several else 1):
@@ -421,16 +428,16 @@ def _page(image: Image.Image) -> int | None:
     return best if several else None
 
 
-def _in_one_scan(image: Image.Image) -> bool:
+def _in_one_scan(image: JpegImagePlugin.JpegImageFile) -> bool:
     """Whether the first scan of a JPEG, whose header Pillow has just read, holds all of it."""
-    if "progressive" in image.info:
+    if "progressive" in image.info or image.fp is None:
         return False
     start = b"\xff\xda\0" + bytes([6 + 2 * image.layers, image.layers])
     image.fp.seek(-len(start) - 3 - 2 * image.layers, io.SEEK_CUR)
     return image.fp.read(len(start)) == start
 
 
-def _coefficients(image: Image.Image, pixels: int) -> int:
+def _coefficients(image: JpegImagePlugin.JpegImageFile, pixels: int) -> int:
     """Bytes that libjpeg keeps of all of a JPEG, at whatever fraction, where no scan of it holds all components."""
     across, down = (max(each[i] for each in image.layer) for i in (1, 2))
     return sum(2 * pixels * each[1] * each[2] for each in image.layer) // max(1, across * down)
@@ -499,7 +506,7 @@ def square(image: Image.Image, size: int, whole: bool = False) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
-def decode(path: str | os.PathLike, size: int, whole: bool = False) -> np.ndarray:
+def decode(path: StrPath | BinaryIO, size: int, whole: bool = False) -> np.ndarray:
     """``open_rgb`` as an array: uint8, shape ``[size, size, 3]``, RGB."""
     return np.asarray(open_rgb(path, size, whole=whole))
 
@@ -512,12 +519,12 @@ class Frame(NamedTuple):
 
 
 def decode_frames(
-    path: str | os.PathLike | BinaryIO, wanted: Sequence[Frame], *, max_pixels: int | None = None
+    path: StrPath | BinaryIO, wanted: Sequence[Frame], *, max_pixels: int | None = None
 ) -> list[np.ndarray]:
     """``decode`` in several frames of one decoded picture, the largest first in ``wanted``."""
     largest = wanted[0].size
-    detail = {"long_side": 2 * largest} if any(frame.whole for frame in wanted) else {"size": largest}
-    return frames(open_rgb(path, **detail, max_pixels=max_pixels), wanted)
+    size, long_side = (None, 2 * largest) if any(frame.whole for frame in wanted) else (largest, None)
+    return frames(open_rgb(path, size, long_side=long_side, max_pixels=max_pixels), wanted)
 
 
 def frames(image: Image.Image, wanted: Sequence[Frame]) -> list[np.ndarray]:
@@ -583,7 +590,7 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     negative, by more than a sixteenth of the brightest, black is the darkest and white the brightest. A TIFF whose
     zero is white is the other way round.
     """
-    shape = tuple(max(1, min(side, 1000)) for side in image.size)
+    shape = min(image.width, 1000), min(image.height, 1000)
     sample = _numbers(image if shape == image.size else image.resize(shape, Image.Resampling.NEAREST))
     darkest, brightest = np.percentile(sample, (0.1, 99.9))
     declared, inverted = _declared(image)
@@ -610,4 +617,4 @@ def _hardly_used(image: Image.Image) -> bool:
     """Whether a picture of 16-bit samples, of which Pillow keeps the upper 8, is nothing below a sixteenth of them."""
     colours = len([band for band in image.getbands() if band not in "Aa"])
     counts = np.reshape(image.histogram(), (-1, 256))[:colours]
-    return counts[:, 16:].sum() <= counts.sum() / 1000
+    return bool(counts[:, 16:].sum() <= counts.sum() / 1000)

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from faces.files import find_files
+from faces.files import StrPath, find_files
 from faces.images import SUFFIXES
 from faces.predict import UsageError
 
@@ -64,7 +64,7 @@ def pictures_below(folders: Iterable[str]) -> int:
     return sum(Path(name).suffix.lower() in SUFFIXES for name in islice(names, COUNTED_BELOW))
 
 
-def is_written(root: str, output: Path, names: Sequence[str], folders: Iterable[str]) -> Callable[[str], bool]:
+def is_written(root: str, output: Path, names: Sequence[str], folders: Iterable[StrPath]) -> Callable[[str], bool]:
     """Whether a name below ``root`` is what a run writes: ``names`` beside ``output``, or all in some ``folders``."""
     beside, made = os.path.realpath(output.parent), [os.path.realpath(each) + os.sep for each in folders]
     unfinished = tuple(f".{name}." for name in names)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from faces import __version__, finding, outputs
 from faces.pipeline import UNKNOWN, load_tasks
@@ -64,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser, default: str) -> None:
     option("--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help=about)
 
 
-def detection(options: argparse.Namespace) -> dict:
+def detection(options: argparse.Namespace) -> dict[str, Any]:
     """The options of ``add_options`` that ``pipeline.Pipeline`` takes."""
     return {name: getattr(options, name) for name in ("faces", "min_face", "min_score", "max_pixels", "batch_size")}
 

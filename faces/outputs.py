@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EACCES, EAGAIN, ENOSPC
@@ -24,14 +25,12 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote_from_bytes
 
-from faces.files import atomic_write
+from faces.files import Record, StrPath, atomic_write
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
-
-    fcntl = None
+else:
+    import fcntl
 
 VERSION = 3  # of the journal; a run of another version cannot be resumed
 LOCKED_BYTE = 1 << 40  # of the journal, far beyond what SQLite reads: locks of Windows keep others from reading
@@ -70,7 +69,7 @@ class Journal:
         The folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict, *, resume: bool = False, restart: bool = False):
+    def __init__(self, path: StrPath, settings: Record, *, resume: bool = False, restart: bool = False):
         self.path, text = Path(path), json.dumps({"journal": VERSION, **settings}, sort_keys=True)
         self.lock = _lock(self.path)
         try:
@@ -125,7 +124,7 @@ class Journal:
             self.store.execute("DROP TABLE records")
         self.store.execute("DROP TABLE IF EXISTS about")
 
-    def add(self, records: Iterable[tuple[str, dict]]) -> None:
+    def add(self, records: Iterable[tuple[str, Record]]) -> None:
         """Add a batch of (name, record) atomically."""
         rows = [(os.fsencode(name), next(iter(record)), json.dumps(record)) for name, record in records]
         with _as_oserror(self.path):
@@ -143,13 +142,13 @@ class Journal:
         return found.fetchone() is not None
 
     def __len__(self) -> int:
-        return self.store.execute("SELECT count(*) FROM records").fetchone()[0]
+        return int(self.store.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def count(self, kind: str) -> int:
         """Number of files of a kind: "faces" (read), "error" or "skipped"."""
-        return self.store.execute("SELECT count(*) FROM records WHERE kind = ?", [kind]).fetchone()[0]
+        return int(self.store.execute("SELECT count(*) FROM records WHERE kind = ?", [kind]).fetchone()[0])
 
-    def records(self, kind: str) -> Iterator[tuple[str, dict]]:
+    def records(self, kind: str) -> Iterator[tuple[str, Record]]:
         """(name, record) of the files of a kind, in plain order of the names."""
         rows = self.store.execute("SELECT name, record FROM records WHERE kind = ? ORDER BY name", [kind])
         for name, record in rows:
@@ -182,11 +181,11 @@ def _lock(path: Path) -> IO[bytes]:
     while True:
         file = path.open("ab")
         try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
+            if sys.platform == "win32":
                 file.seek(LOCKED_BYTE)
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (EAGAIN, EACCES):
                 file.close()
@@ -198,7 +197,7 @@ def _lock(path: Path) -> IO[bytes]:
         file.close()  # the run that had it has just ended and deleted it
 
 
-def _differences(before: dict, now: dict) -> list[str]:
+def _differences(before: Record, now: Record) -> list[str]:
     return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
 
 
@@ -215,7 +214,7 @@ def _as_oserror(path: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ forms
 
 
-def to_json(record: dict, *, tasks: Iterable[str], confidence: bool = False, boxes: bool = False):
+def to_json(record: Record, *, tasks: Iterable[str], confidence: bool = False, boxes: bool = False) -> Any:
     """A picture in the JSON formats.
 
     One face: its label if one task was asked, else {task: answer, …}; with ``confidence`` the probabilities too.
@@ -238,17 +237,17 @@ def to_json(record: dict, *, tasks: Iterable[str], confidence: bool = False, box
     return face[alone]
 
 
-def _answers(face: dict, tasks: list[str], confidence: bool) -> dict:
+def _answers(face: Record, tasks: list[str], confidence: bool) -> Record:
     wanted = [
         key for task in tasks for key in (task, f"{task}_interval", *([f"{task}_probability"] if confidence else []))
     ]
     return {key: face[key] for key in wanted if key in face}
 
 
-def rows(name: str, record: dict, tasks: Iterable[str]) -> Iterator[dict[str, Any]]:
+def rows(name: str, record: Record, tasks: Iterable[str]) -> Iterator[Record]:
     """A picture in CSV and Parquet: one row a face; a picture without a face has a row without answers."""
     for number, face in enumerate(record["faces"] or [{}]):
-        row: dict[str, Any] = {"file": name, "face": number if face else None}
+        row: Record = {"file": name, "face": number if face else None}
         for task in tasks:
             row[task] = face.get(task) if face else None
             if f"{task}_interval" in face:
@@ -276,15 +275,17 @@ class JsonObject:
     def __init__(self, file: IO[str]):
         self.file, self.count = file, 0
 
-    def add(self, key: str, value) -> None:
+    def add(self, key: str, value: object) -> None:
+        """Write a pair."""
         self.file.write(("," if self.count else "{") + f"\n  {as_json(key)}: {as_json(value)}")
         self.count += 1
 
     def close(self) -> None:
+        """Write the closing brace."""
         self.file.write("\n}\n" if self.count else "{}\n")
 
 
-def as_json(value) -> str:
+def as_json(value: object) -> str:
     """JSON in UTF-8."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -309,7 +310,7 @@ def escaped(name: str) -> str:
 
 
 class _UnixLines:
-    """Replaces the line endings of csv.writer by a line feed.
+    r"""Replaces the line endings of csv.writer by a line feed.
 
     With "\r\n" as its line ending the writer quotes names that hold either character, which before Python 3.13 it
     does for those of its own line ending alone.
@@ -323,8 +324,8 @@ class _UnixLines:
 
 
 def write(
-    records: Iterable[tuple[str, dict]],
-    path: str | os.PathLike,
+    records: Iterable[tuple[str, Record]],
+    path: StrPath,
     form: str,
     *,
     tasks: list[str],
@@ -345,7 +346,6 @@ def write(
     confidence, boxes : bool
         Whether JSON has probabilities, and boxes of single faces.
     """
-    said = {"tasks": tasks, "confidence": confidence, "boxes": boxes}
     records = ((escaped(name), record) for name, record in records)
     if form == "parquet":
         return _write_parquet(records, Path(path), tasks, ages)
@@ -353,7 +353,7 @@ def write(
         if form == "json":
             whole = JsonObject(file)
             for name, record in records:
-                whole.add(name, to_json(record, **said))
+                whole.add(name, to_json(record, tasks=tasks, confidence=confidence, boxes=boxes))
             whole.close()
         elif form == "jsonl":
             for name, record in records:
@@ -366,7 +366,7 @@ def write(
             raise ValueError(f"no form {form!r}; there are {', '.join(FORMATS)}")
 
 
-def parquet_schema(columns: Mapping[str, type]):
+def parquet_schema(columns: Mapping[str, type]) -> Any:
     """The pyarrow schema of some columns."""
     import pyarrow as pa
 
@@ -374,7 +374,7 @@ def parquet_schema(columns: Mapping[str, type]):
     return pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
 
 
-def _write_parquet(records, path: Path, tasks: list[str], ages: Iterable[str]) -> None:
+def _write_parquet(records: Iterable[tuple[str, Record]], path: Path, tasks: list[str], ages: Iterable[str]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -8,17 +8,17 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain, islice
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from faces import finding, images
-from faces.files import find_files
+from faces.files import Record, StrPath, find_files
 from faces.predict import BATCH_SIZE, PARALLEL_BATCHES, TASKS, Age, Label, Model, UsageError, find_model, printable
 
 DETECTOR = "face_finder"  # the face detector's folder, among the models
@@ -26,7 +26,8 @@ UNKNOWN = "unknown"  # the label where the model abstains
 PIXELS_AHEAD = 20_000_000  # of faces that are cut out and wait for the networks
 ANSWERS = {"gender": ["female", "male"], "age": [], "glasses": ["glasses", "no_glasses"]}  # of the tasks in TASKS
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class Pipeline:
         self.frames = sorted({model.frame for model in self.wanted}, reverse=True)
         self.faces = "crop" if faces == "auto" and any(model.subject != "face" for model in self.wanted) else faces
         self.max_pixels, self.batch_size = max_pixels, batch_size
-        self.look: Callable = _as_crop
-        self.settings: dict = {"faces": self.faces}  # that decide the answers
+        self.look: Callable[..., Any] = _as_crop
+        self.settings: dict[str, Any] = {"faces": self.faces}  # that decide the answers
         if self.faces != "crop":
             self.settings |= {"min_face": min_face, "min_score": min_score}
             try:
@@ -142,7 +143,7 @@ class Pipeline:
             Photo(file.name, tuple(_face(found, next(rest)) for found in file.faces), file.error) for file in decoded
         ]
 
-    def stream(self, folder: str | os.PathLike, names: Iterable[str], *, threads: int | None = None) -> Iterator[Photo]:
+    def stream(self, folder: StrPath, names: Iterable[str], *, threads: int | None = None) -> Iterator[Photo]:
         """Answers about any number of files of a folder, in the order of their names.
 
         Parameters
@@ -200,7 +201,7 @@ def ordered(
     size, most : callable, int, optional
         No item is taken while the results that wait are larger than ``most``.
     """
-    waiting: deque = deque()
+    waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
         while waiting and (waiting[0].done() or len(waiting) > ahead or (size and _size(waiting, size) > most)):
@@ -209,7 +210,7 @@ def ordered(
         yield waiting.popleft().result()
 
 
-def _size(waiting: deque, size: Callable) -> int:
+def _size(waiting: Iterable[Future[Result]], size: Callable[[Result], int]) -> int:
     return sum(size(future.result()) for future in waiting if future.done())
 
 
@@ -266,7 +267,7 @@ def load_tasks(asked: Mapping[str, str]) -> dict[str, Model]:
     return {task: loaded[name] for task, name in asked.items()}
 
 
-def to_record(face: Face, thresholds: Mapping[str, float] | None = None) -> dict:
+def to_record(face: Face, thresholds: Mapping[str, float] | None = None) -> Record:
     """A face as the journal, JSON Lines and the service have it.
 
     Parameters
@@ -275,7 +276,7 @@ def to_record(face: Face, thresholds: Mapping[str, float] | None = None) -> dict
     thresholds : mapping of str to float, optional
         Task -> confidence below which the label is "unknown".
     """
-    record: dict = {}
+    record: Record = {}
     for task, answer in face.answers.items():
         if isinstance(answer, Age):
             record[task] = round(answer.years, 1)
@@ -284,7 +285,7 @@ def to_record(face: Face, thresholds: Mapping[str, float] | None = None) -> dict
         else:
             record[task] = answer.label if answer.confidence >= (thresholds or {}).get(task, 0) else UNKNOWN
             record[f"{task}_probability"] = round(answer.confidence, 4)
-    if face.box:
+    if face.box is not None and face.score is not None:
         record |= {"box": [round(edge, 1) for edge in face.box], "score": round(face.score, 4)}
     return record
 
@@ -293,11 +294,11 @@ def to_record(face: Face, thresholds: Mapping[str, float] | None = None) -> dict
 
 
 @lru_cache(maxsize=4)
-def _loaded(tasks: tuple[tuple[str, str], ...], **how) -> Pipeline:
+def _loaded(tasks: tuple[tuple[str, str], ...], **how: Any) -> Pipeline:
     return Pipeline(load_tasks(dict(tasks)), **how)
 
 
-def _pipeline(tasks: Iterable[str] | Mapping[str, str], **how) -> Pipeline:
+def _pipeline(tasks: Iterable[str] | Mapping[str, str], **how: Any) -> Pipeline:
     asked = dict(tasks) if isinstance(tasks, Mapping) else {task: TASKS.get(task, "") for task in tasks}
     if unknown := [task for task, model in asked.items() if not model]:
         raise UsageError(f"no task {unknown[0]!r}; there are {', '.join(TASKS)}, or name a model: {{task: model}}")
@@ -305,7 +306,7 @@ def _pipeline(tasks: Iterable[str] | Mapping[str, str], **how) -> Pipeline:
 
 
 def label(
-    photo: str | os.PathLike | Image.Image | np.ndarray, tasks: Iterable[str] | Mapping[str, str] = ("gender",), **how
+    photo: StrPath | Image.Image | np.ndarray, tasks: Iterable[str] | Mapping[str, str] = ("gender",), **how: Any
 ) -> list[Face]:
     """Predict the faces of a photo.
 
@@ -339,6 +340,7 @@ def label(
     pipeline = _pipeline(tasks, **how)
     if isinstance(photo, np.ndarray):
         photo = Image.fromarray(photo)
+    source: str | io.BytesIO
     if isinstance(photo, Image.Image):
         name, source = "image", io.BytesIO()
         ImageOps.exif_transpose(photo).convert("RGB").save(source, "BMP")
@@ -351,11 +353,7 @@ def label(
 
 
 def label_folder(
-    folder: str | os.PathLike,
-    tasks: Iterable[str] | Mapping[str, str] = ("gender",),
-    *,
-    recursive: bool = False,
-    **how,
+    folder: StrPath, tasks: Iterable[str] | Mapping[str, str] = ("gender",), *, recursive: bool = False, **how: Any
 ) -> Iterator[Photo]:
     """Predict the faces of every file of a folder, in flat memory.
 

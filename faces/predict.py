@@ -13,12 +13,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
 from faces import images, trust
+from faces.files import StrPath
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"  # of a checkout
@@ -86,6 +88,7 @@ class Head:
 
     @property
     def width(self) -> int:
+        """Number of columns of the answers: the classes, or age, low and high."""
         return len(self.classes) or 3
 
     def read(self, answers: np.ndarray) -> list[Label] | list[Age]:
@@ -124,7 +127,7 @@ class Model:
         No such model, not an exported network, or not listed.
     """
 
-    def __init__(self, where: str | os.PathLike = TASKS["gender"], *, threads: int = 0, verify: bool = True):
+    def __init__(self, where: StrPath = TASKS["gender"], *, threads: int = 0, verify: bool = True):
         self.folder = find_model(where)
         self.name = self.folder.resolve().name
         options = onnxruntime.SessionOptions()
@@ -154,7 +157,7 @@ class Model:
                 count = len(self.heads[head].classes) or "no"
                 raise UsageError(f"{self._file}: head {head} has {count} classes but output {list(shape)} of 2 images")
 
-    def _describe(self, about: Mapping) -> None:
+    def _describe(self, about: Mapping[str, Any]) -> None:
         self.frame, self.subject = images.Frame(int(about["size"]), bool(about["whole"])), about["subject"]
         self.heads = {}
         for name, head in about["heads"].items():
@@ -234,13 +237,13 @@ def homes() -> list[Path]:
     return [ARTIFACTS, PACKAGED]
 
 
-def find_model(where: str | os.PathLike) -> Path:
+def find_model(where: StrPath) -> Path:
     """The folder of a model given by path or name; UsageError lists the models that there are."""
     for folder in (Path(where), *(home / where for home in homes())):
         if (folder / "model.onnx").is_file():
             return folder
-    known = sorted({path.parent.name for home in homes() for path in home.glob("*/model.onnx")})
-    known = ", ".join(known) or "those in artifacts/ (there are none)"
+    found = sorted({path.parent.name for home in homes() for path in home.glob("*/model.onnx")})
+    known = ", ".join(found) or "those in artifacts/ (there are none)"
     raise UsageError(f"no model {os.fspath(where)!r}: name a folder that holds a model.onnx, or one of {known}")
 
 

@@ -17,13 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_from_bytes
 
 from PIL import Image
 from tqdm import tqdm
 
 from faces import finding, images
-from faces.files import atomic_write
+from faces.files import Record, StrPath, atomic_write
 from faces.outputs import escaped
 from faces.pipeline import ordered
 
@@ -36,10 +37,10 @@ PAGE = Path(__file__).with_name("report.html")
 
 
 def write(
-    records: Iterable[tuple[str, dict]],
-    path: str | os.PathLike,
+    records: Iterable[tuple[str, Record]],
+    path: StrPath,
     *,
-    folder: str | os.PathLike,
+    folder: StrPath,
     tasks: list[str],
     ages: Iterable[str] = (),
     most: int = MAX_FACES,
@@ -87,7 +88,7 @@ def write(
             for row in tqdm(rows, **bar, disable=None if progress and sys.stderr else True):
                 file.write(json.dumps(row, separators=(",", ":")) + ",\n")
             file.write("];\n")
-        about = {"tasks": tasks, "ages": list(ages), "counts": dict(counts), "perFolder": PER_FOLDER}
+        about: dict[str, Any] = {"tasks": tasks, "ages": list(ages), "counts": dict(counts), "perFolder": PER_FOLDER}
         about |= {"photos": _address(folder, path.parent), "files": _quoted(os.fspath(place.relative_to(path.parent)))}
         page = PAGE.read_text(encoding="utf-8").replace("FILES", about["files"])
         with atomic_write(path) as file:
@@ -101,7 +102,9 @@ def write(
     return counts["shown"]
 
 
-def _shown(records, most: int, counts: Counter) -> Iterator[tuple[str, list[dict], int]]:
+def _shown(
+    records: Iterable[tuple[str, Record]], most: int, counts: Counter[str]
+) -> Iterator[tuple[str, list[Record], int]]:
     """Name, faces and number of the first thumbnail of what is shown; all is counted."""
     for name, record in records:
         faces, first = record["faces"], counts["shown"]
@@ -111,7 +114,7 @@ def _shown(records, most: int, counts: Counter) -> Iterator[tuple[str, list[dict
             yield name, faces[: most - first], first
 
 
-def _row(folder: str, place: Path, tasks: list[str], shown: tuple[str, list[dict], int]) -> list:
+def _row(folder: str, place: Path, tasks: list[str], shown: tuple[str, list[Record], int]) -> list[Any]:
     """A photo as the page reads it: name, faces, number of its first thumbnail (-1: none), address if not the name."""
     name, faces, first = shown
     thumbnails = _thumbnails(os.path.join(folder, name), faces)  # noqa: PTH118 (name may be absolute)
@@ -124,7 +127,7 @@ def _row(folder: str, place: Path, tasks: list[str], shown: tuple[str, list[dict
     return row if address == quote(escaped(name)) else [*row, address]
 
 
-def _face(face: dict, tasks: list[str]) -> list:
+def _face(face: Record, tasks: list[str]) -> list[Any]:
     """An answer a task, [label, probability] or [years, low, high]; then the box, if there is one."""
     answers = [
         [face[task], *face.get(f"{task}_interval", [face.get(f"{task}_probability")])] if task in face else None
@@ -137,14 +140,14 @@ def _quoted(path: str) -> str:
     return quote_from_bytes(os.fsencode(path.replace(os.sep, "/")))
 
 
-def _address(folder: str | os.PathLike, start: Path) -> str:
+def _address(folder: StrPath, start: Path) -> str:
     """The folder of the photos as the page refers to it, ending in a slash."""
     with suppress(ValueError):  # on another drive of Windows
         return _quoted(os.path.relpath(os.fspath(folder) or ".", os.fspath(start) or ".")) + "/"
     return Path(folder).absolute().as_uri() + "/"
 
 
-def _thumbnails(path: str, faces: list[dict]) -> list[Image.Image]:
+def _thumbnails(path: str, faces: list[Record]) -> list[Image.Image]:
     """Of the faces of one picture, or of one without; empty if it is no longer readable."""
     boxes = [finding.Face(*face["box"]) for face in faces if "box" in face]
     try:

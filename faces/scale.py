@@ -17,11 +17,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from faces import outputs
-from faces.files import MACHINE_FOLDERS, is_litter
+from faces.files import MACHINE_FOLDERS, Record, is_litter
 from faces.inputs import read_names
 from faces.options import add_options, detection, tasks_asked
 from faces.pipeline import Pipeline, to_record
@@ -55,7 +56,7 @@ class Worker:
         Options of ``pipeline.Pipeline``.
     """
 
-    def __init__(self, root: str, tasks: Mapping[str, str], how: Mapping):
+    def __init__(self, root: str, tasks: Mapping[str, str], how: Mapping[str, Any]):
         self.root = root.rstrip("/")
         models = {name: Model(name, threads=1) for name in set(tasks.values())}
         self.pipeline = Pipeline({task: models[name] for task, name in tasks.items()}, **how)
@@ -63,12 +64,13 @@ class Worker:
         self.columns = outputs.columns(tasks, ages) | {"error": str}
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        rows: list[dict] = []
+        """Rows of ``outputs.columns`` about the names in the column ``file``."""
+        rows: list[Record] = []
         for name in batch["file"].tolist():
             rows += self._rows(os.fsdecode(name))
         return pa.Table.from_pylist(rows, outputs.parquet_schema(self.columns))
 
-    def _rows(self, name: str) -> Iterator[dict]:
+    def _rows(self, name: str) -> Iterator[Record]:
         shown = outputs.escaped(name)
         try:
             with fsspec.open(f"{self.root}/{name}", "rb") as file:
@@ -90,7 +92,8 @@ def filesystem(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
         A package for such addresses is missing, or there are none of that kind.
     """
     try:
-        return fsspec.core.url_to_fs(address)
+        system, path = fsspec.core.url_to_fs(address)
+        return system, path
     except ImportError as error:
         remedy = ": pip install 'faces[s3]'" if address.startswith(("s3:", "s3a:")) else ""
         raise UsageError(f"{printable(address)} needs a package that is not installed ({error}){remedy}") from None
@@ -160,7 +163,7 @@ def run(
     workers: int | None = None,
     address: str | None = None,
     progress: bool = False,
-    **how,
+    **how: Any,
 ) -> dict[str, float]:
     """Answer about every file below ``source`` and write Parquet files into ``target``.
 
@@ -232,7 +235,7 @@ def _for_ray(system: fsspec.AbstractFileSystem) -> fs.FileSystem:
     return fs.LocalFileSystem() if "file" in system.protocol else fs.PyFileSystem(fs.FSSpecHandler(system))
 
 
-def start(address: str | None = None, **options) -> None:
+def start(address: str | None = None, **options: Any) -> None:
     """Connect to the Ray cluster at ``address``, or start one on this machine that asks nothing of the network.
 
     Does nothing where that was done before.

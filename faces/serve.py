@@ -19,11 +19,12 @@ import os
 import sys
 import time
 from collections import Counter as Counts
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from faces import __version__
 from faces.options import add_options, detection, tasks_asked
@@ -63,10 +64,10 @@ REFUSALS = {
 }
 
 
-def _face_schema(pipeline: Pipeline) -> dict:
+def _face_schema(pipeline: Pipeline) -> dict[str, Any]:
     """JSON schema of a face in the answers."""
     share = {"type": "number", "minimum": 0, "maximum": 1}
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for task, (_, head) in pipeline.tasks.items():
         if head.classes:
             found |= {task: {"type": "string", "enum": list(head.classes)}, f"{task}_probability": share}
@@ -79,7 +80,7 @@ def _face_schema(pipeline: Pipeline) -> dict:
     return {"type": "object", "required": [key for key in found if key not in ("box", "score")], "properties": found}
 
 
-def _photos_schema(face: dict) -> dict:
+def _photos_schema(face: dict[str, Any]) -> dict[str, Any]:
     """JSON schema of the answer of /v1/predict."""
     photo = {
         "file": {"type": "string", "description": "name of the uploaded file; empty for a body that is an image"},
@@ -90,7 +91,7 @@ def _photos_schema(face: dict) -> dict:
     return {"type": "object", "required": ["photos"], "properties": {"photos": photos}}
 
 
-def _described(answer: dict, image: dict, **refusals: str) -> dict:
+def _described(answer: dict[str, Any], image: dict[str, Any], **refusals: str) -> dict[str, Any]:
     """What the OpenAPI document says of a path that takes photos."""
     form = {"type": "object", "required": ["image"], "properties": {"image": image}}
     content = {"multipart/form-data": {"schema": form}, "image/*": {"schema": FILE}}
@@ -129,15 +130,16 @@ class Load:
     grace: float = 10.0
     min_rate: float = 10_000.0
     in_flight: int = 0
-    bytes: int = 0
-    clients: Counts = field(default_factory=Counts)
+    held: int = 0
+    clients: Counts[str] = field(default_factory=Counts)
 
     @property
     def saturated(self) -> bool:
-        return self.in_flight >= self.max_requests or self.bytes >= self.max_bytes
+        """Whether no further photo is taken."""
+        return self.in_flight >= self.max_requests or self.held >= self.max_bytes
 
     @contextmanager
-    def client(self, address: str):
+    def client(self, address: str) -> Iterator[None]:
         """Count a request of an address; 429 if it has too many."""
         if self.clients[address] >= self.per_client:
             raise HTTPException(429, "too many requests at once from this address", {"Retry-After": "1"})
@@ -149,7 +151,7 @@ class Load:
             self.clients += Counts()  # drops addresses without requests
 
     @contextmanager
-    def place(self):
+    def place(self) -> Iterator[None]:
         """A place for the time of an answer; 503 if none is free."""
         if self.in_flight >= self.max_requests:
             raise _busy()
@@ -177,14 +179,14 @@ class Load:
                 if chunk is None:
                     break
                 body += chunk
-                self.bytes += len(chunk)
+                self.held += len(chunk)
                 if len(body) > most:
                     raise _too_large()
-                if self.bytes > self.max_bytes:
+                if self.held > self.max_bytes:
                     raise _busy()
             yield bytes(body)
         finally:
-            self.bytes -= len(body)
+            self.held -= len(body)
 
 
 def _busy() -> HTTPException:
@@ -226,7 +228,7 @@ async def photos_of(request: Request, load: Load, most: int) -> AsyncIterator[li
 
 
 async def _image_fields(request: Request, body: bytes, most: int) -> list[tuple[str, bytes]]:
-    async def whole() -> AsyncIterator[bytes]:
+    async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:
@@ -251,7 +253,7 @@ def answer(pipeline: Pipeline, photo: bytes, faces: int | None = None) -> Photo:
     return answered
 
 
-def _entry(name: str, photo: Photo) -> dict:
+def _entry(name: str, photo: Photo) -> dict[str, Any]:
     """A photo in the answer of /v1/predict."""
     if photo.error is not None:
         return {"file": name, "error": str(photo.error)}
@@ -264,8 +266,8 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
     Parameters
     ----------
     pipeline : Pipeline
-        With a task "glasses" ``/glass_no_glass/`` answers too. Photos of more than ``MAX_PIXELS`` are refused unless it
-        has a limit of its own.
+        With a task "glasses" that has such a class ``/glass_no_glass/`` answers too. Photos of more than ``MAX_PIXELS``
+        are refused unless it has a limit of its own.
     load : Load, optional
         The limits.
     """
@@ -277,16 +279,18 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
     Gauge("faces_requests_in_flight", "Photos that are answered", registry=registry).set_function(
         lambda: load.in_flight
     )
-    Gauge("faces_body_bytes", "Bytes of bodies in memory", registry=registry).set_function(lambda: load.bytes)
+    Gauge("faces_body_bytes", "Bytes of bodies in memory", registry=registry).set_function(lambda: load.held)
     pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="photo")
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI):
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         pool.shutdown(wait=False, cancel_futures=True)
 
-    about = {"title": "faces", "version": __version__, "description": __doc__.split("\n\n")[-1].replace("``", "`")}
-    app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None)
+    about = (__doc__ or "").split("\n\n")[-1].replace("``", "`")
+    app = FastAPI(
+        title="faces", version=__version__, description=about, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
 
     async def ask(request: Request, photos: int, faces: int | None) -> list[tuple[str, Photo]]:
         """Names of the photos of a request, and the answers; 422 if none can be read."""
@@ -312,7 +316,7 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
             count.labels(path, status).inc()
             seconds.labels(path).observe(time.perf_counter() - started)
 
-    def in_pool(function, *arguments):
+    def in_pool(function: Callable[..., Photo], *arguments: Any) -> Awaitable[Photo]:
         return asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     face = _face_schema(pipeline)
@@ -321,8 +325,10 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
 
     @app.post("/v1/predict", **_described(_photos_schema(face), several, **{"422": none}))
     async def predict_all(request: Request) -> JSONResponse:
-        """Every task's answer about every face of one or several photos: labels with their probability, ages with
-        their interval, and where the face is."""
+        """Every task's answer about every face of one or several photos.
+
+        Labels come with their probability, ages with their interval, and each face with where it is.
+        """
         return JSONResponse({"photos": [_entry(*each) for each in await ask(request, MAX_PHOTOS, None)]})
 
     @app.post("/predict", **_described(face, FILE))
@@ -331,21 +337,21 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
         [(_, photo)] = await ask(request, 1, 1)
         return JSONResponse(to_record(photo.faces[0]))
 
-    if "glasses" in pipeline.tasks:
+    if "glasses" in pipeline.tasks and "glasses" in pipeline.tasks["glasses"][1].classes:
         word = {"type": "object", "required": ["answer"], "properties": {"answer": {"enum": ["glass", "no_glass"]}}}
 
         @app.post("/glass_no_glass/", **_described(word, FILE))
         async def glass_no_glass(request: Request) -> JSONResponse:
             """`glass` if the largest face wears glasses, `no_glass` if not."""
             [(_, photo)] = await ask(request, 1, 1)
-            wears = photo.faces[0].answers["glasses"].label == "glasses"
+            wears = to_record(photo.faces[0])["glasses"] == "glasses"
             return JSONResponse({"answer": "glass" if wears else "no_glass"})
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"description": "Saturated: photos are refused at the moment."}})
     async def health() -> JSONResponse:
         """Whether it takes photos, and which models answer."""
-        about = {"status": "saturated" if load.saturated else "ok", "version": __version__}
+        about: dict[str, Any] = {"status": "saturated" if load.saturated else "ok", "version": __version__}
         about |= {"models": {task: model.name for task, (model, _) in pipeline.tasks.items()}}
         return JSONResponse(about, 503 if load.saturated else 200)
 
@@ -369,11 +375,12 @@ def create_app(pipeline: Pipeline, load: Load | None = None) -> FastAPI:
 class Protocol(H11Protocol):
     """HTTP/1.1 that closes connections on which no request comes in time."""
 
-    def connection_made(self, transport) -> None:
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request."""
         super().connection_made(transport)
         self.loop.call_later(HEADER_SECONDS, self._close_idle)
 
-    def _close_idle(self, before=None) -> None:
+    def _close_idle(self, before: object = None) -> None:
         """Close if no request has begun since the last call; uvicorn's own limit ends with the first byte."""
         if self.transport.is_closing():
             return

@@ -8,11 +8,10 @@ The list has the format of ``sha256sum``: ``cd artifacts && sha256sum -c SHA256S
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 
-from faces.files import atomic_write
+from faces.files import StrPath, atomic_write
 
 LIST = "SHA256SUMS"
 
@@ -31,7 +30,7 @@ def read(folder: Path) -> dict[str, str]:
     return {name.lstrip("*"): digest for digest, name in pairs}
 
 
-def verified(path: str | os.PathLike) -> bytes:
+def verified(path: StrPath) -> bytes:
     """The content of a file whose checksum is listed beside its folder.
 
     Raises
@@ -49,7 +48,7 @@ def verified(path: str | os.PathLike) -> bytes:
     return content
 
 
-def vouch(folder: str | os.PathLike) -> list[str]:
+def vouch(folder: StrPath) -> list[str]:
     """Add the ONNX files of a model folder to the list beside it; returns their names there."""
     folder = Path(folder).resolve()
     files = sorted(folder.glob("*.onnx"))

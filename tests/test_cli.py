@@ -42,6 +42,12 @@ def test_process_folder_counts_and_writes(model, photos, tmp_path):
     assert json.loads((tmp_path / cli.ERRORS).read_text()) == {"img_9.jpg": "empty file"}
 
 
+def test_a_single_file_given_as_a_path(model, photos, tmp_path):
+    (tmp_path / "note.abc").write_text("a note")
+    for path, counts in ((photos / "img_0.jpg", (1, 0, 0)), (tmp_path / "note.abc", (0, 0, 1))):
+        assert cli.process_folder(path, tmp_path / "labels.json", tasks={"colour": model}) == counts
+
+
 def test_no_terminal_and_no_stderr_at_all(model, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}) == (5, 0, 0)

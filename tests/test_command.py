@@ -1,5 +1,7 @@
 """The installed command ``faces``: its sub-commands, what is missing without extras, and the wheel that brings it."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -56,12 +58,13 @@ def test_a_task_without_its_head_is_refused_and_a_label_is_listed_by_any_head(ph
     assert capfdbinary.readouterr().out == f"{photos}/img_1.jpg\n{photos}/img_4.jpg\n".encode()
 
 
-def test_models_are_listed_with_heads_and_terms(both, monkeypatch, capsys):
+def test_models_are_listed_with_heads_and_terms(both, monkeypatch):
     (both / "MODEL_CARD.md").write_text("# both\n\n## Training data and its terms\n\nDrawn\npictures.\n")
     monkeypatch.setattr(predict, "ARTIFACTS", both.parent)
     monkeypatch.setattr(predict, "PACKAGED", both / "none")
-    assert cli.main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # which cannot be reconfigured
+        assert cli.main(["models"]) == 0
+    lines = printed.getvalue().splitlines()
     assert lines[0].startswith("both  16×16 pixels of a face, 0.0 MB")
     assert lines[1:] == ["  answers colour: blue, red; age: years", "  Drawn pictures."]
 

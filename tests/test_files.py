@@ -64,6 +64,6 @@ def test_a_link_stays_a_link(tmp_path):
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = files.write_json(tmp_path / "new" / "a.json", {"ä": 1})
     assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 1}
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON"):
         files.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text(encoding="utf-8")) == {"ä": 1}

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -181,7 +182,7 @@ def test_a_journal_where_there_are_no_file_locks(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(outputs.fcntl or outputs.msvcrt, "flock" if outputs.fcntl else "locking", unsupported)
+    monkeypatch.setattr("msvcrt.locking" if sys.platform == "win32" else "fcntl.flock", unsupported)
     journal = outputs.Journal(tmp_path / "j", {})
     journal.add([("a", CROP)])
     assert journal.count("faces") == 1

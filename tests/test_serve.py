@@ -159,9 +159,11 @@ def test_health_metrics_docs_and_page(client):
         assert "http://" not in page.text and "https://" not in page.text  # it needs nothing from elsewhere
 
 
-def test_without_a_glasses_model_that_path_is_not_there(tasks):
-    with TestClient(serve.create_app(pipeline.Pipeline({"age": tasks["age"]}, "crop"))) as client:
-        assert client.post("/glass_no_glass/", **form(RED)).status_code == 404
+def test_without_a_glasses_model_that_path_is_not_there(tasks, tmp_path):
+    shades = predict.Model(tiny_model.write(tmp_path / "shades", classes=["bare", "shaded"]))
+    for others in ({"age": tasks["age"]}, {"glasses": shades}):
+        with TestClient(serve.create_app(pipeline.Pipeline(others, "crop"))) as client:
+            assert client.post("/glass_no_glass/", **form(RED)).status_code == 404
 
 
 # ------------------------------------------------------------------------------------------------- the refusals

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ def compress(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer)
 
 
-def wear(image: Image.Image, seed: int, *, eyes: Sequence = EYES, jitter: float = 0.02) -> Image.Image:
+def wear(image: Image.Image, seed: int, *, eyes: Sequence | np.ndarray = EYES, jitter: float = 0.02) -> Image.Image:
     """Draw glasses of a random kind at the eyes, given as shares of the side, or up to about ``jitter`` beside them."""
     rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8], "big")])
     places = np.array(eyes) + rng.normal(0, jitter, (1, 2)) + rng.normal(0, jitter / 2, (2, 2))
@@ -48,7 +49,7 @@ def wear(image: Image.Image, seed: int, *, eyes: Sequence = EYES, jitter: float 
 
 
 def save(
-    photos: pd.DataFrame, folder: Path, change: Callable[[Image.Image, float], Image.Image], values: Sequence
+    photos: pd.DataFrame, folder: Path, change: Callable[[Image.Image, Any], Image.Image], values: Sequence
 ) -> pd.DataFrame:
     """Alter every photo once for each value, and write the results as PNG.
 
@@ -310,7 +311,7 @@ def trials(
     clean = photos[~suspect]
     drawn = with_drawn_glasses(clean, share=drawn_share, seed=seed, folder=folder / "drawn")
     weighted = [replace(stage, balance=("glasses",)) for stage in stages]
-    runs = {
+    runs: dict[str | int, tuple[pd.DataFrame, Sequence]] = {
         "cleaned, weighted, harsher by stages": (clean, weighted),
         "suspects not left out": (photos, weighted),
         "classes not weighted": (clean, stages),

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -262,11 +263,9 @@ def threshold(*, model: str, label: str, folder: Path | None = None) -> pd.DataF
     return pd.DataFrame({"model": [model], "abstain_below": [Exported(model, label, folder).abstain_below]})
 
 
-def exported(
-    photos: pd.DataFrame, *, models: Sequence[str], folder: Path | None = None, split: str = "test"
-) -> dict[str, pd.DataFrame]:
-    """The rows of one split with the answers of each exported model, see ``evaluate.predict``."""
-    asked = photos[photos["split"] == split]
+def exported(photos: pd.DataFrame, *, models: Sequence[str], folder: Path | None = None) -> dict[str, pd.DataFrame]:
+    """The test rows with the answers of each exported model, see ``evaluate.predict``."""
+    asked = photos[photos["split"] == "test"]
     labels = [name for name in ("gender", "age", "age_group", "race", "glasses") if name in photos]
     asked = asked[["path", "source", "group", "split", *labels]]
     return {name: evaluate.predict(find(name, folder), asked) for name in models}
@@ -277,7 +276,7 @@ def measured(answers: pd.DataFrame, heads: Sequence[str]) -> dict[tuple[str, str
     found = {}
     for head in heads:
         truth = answers[head].astype(float) if head == "age" else answers[head]
-        found |= {(head, metric): values for metric, values in evaluation.measured(answers, head, truth).items()}
+        found |= evaluation.measured(answers, head, truth)
     return found
 
 
@@ -302,8 +301,8 @@ def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:
 
 def find(name: str, folder: Path | None = None) -> predict.Model:
     """An exported model below ``folder``, where runs write them, or else a published one; on one thread."""
-    own = folder is not None and (Path(folder) / name / "model.onnx").is_file()
-    return predict.Model(Path(folder) / name if own else name, threads=1)
+    own = Path(folder or "", name)
+    return predict.Model(own if folder and (own / "model.onnx").is_file() else name, threads=1)
 
 
 def speed(*, models: Sequence[str], label: str = "", folder: Path | None = None, images_each: int = 30) -> pd.DataFrame:
@@ -396,7 +395,7 @@ def abstaining(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("source")
 
 
-VIEWS = {
+VIEWS: dict[str, dict[str, Any]] = {
     "plain": {},
     "mirror": {"flip": True},
     "crop": {"across": 1.1, "down": 1.1},
@@ -430,7 +429,7 @@ def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, fold
     test = photos[photos["split"] == "test"].reset_index(drop=True)
     truth, looks = test[label].map(network.classes.index).to_numpy(), {name: [] for name in VIEWS}
     for start in range(0, len(test), BATCH):
-        pixels = images.decode_all(test["path"].iloc[start : start + BATCH], *_frame(network))
+        pixels = images.decode_all(test["path"].iloc[start : start + BATCH], *network.frame)
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
         for name, change in VIEWS.items():
             seen = view(x, **change).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
@@ -446,10 +445,6 @@ def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, fold
             mean, low, high = evaluation.bootstrap(change, test["group"])
             rows.append({"views": name, "by": by, "mean": mean, "low": low, "high": high, "photos": len(test)})
     return pd.DataFrame(rows)
-
-
-def _frame(network: Exported) -> tuple[int, bool]:
-    return network.frame.size, network.frame.whole
 
 
 # ------------------------------------------------------------------------------------------------------ attributions
@@ -532,7 +527,7 @@ def mean_attributions(
     test = photos[(photos["split"] == "test") & (photos["source"] == source)]
     for number, name in enumerate(network.classes):
         part = test[test[label] == name].sample(frac=1, random_state=seed).head(each)
-        pixels = images.decode_all(part["path"].tolist(), *_frame(network))
+        pixels = images.decode_all(part["path"].tolist(), *network.frame)
         maps = occlusion(network, pixels, np.full(len(part), number)) if len(part) else np.zeros((1, 1, 1))
         shown = len(part) >= FEWEST_IN_A_MEAN
         mean = pixels.mean(0).round().astype(np.uint8).tobytes() if shown else None
@@ -577,9 +572,6 @@ def label_audit(
     truth, judged_by = (rows[label].map(classes.index).to_numpy() for rows in (audit, test))
     inside, outside = (_features(network, recipe, rows, cache) for rows in (audit, test))
 
-    def fit(x: np.ndarray, y: np.ndarray):
-        return make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=200)).fit(x, y)
-
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=200))
     kept_together = GroupKFold(folds, shuffle=True, random_state=seed)
     likely = cross_val_predict(model, inside, truth, groups=audit["group"], cv=kept_together, method="predict_proba")
@@ -588,7 +580,7 @@ def label_audit(
     audit = audit.assign(suspect=suspect, conflicting=conflicting, both=conflicting & suspect)
     counts = {name: (name, "sum") for name in ("suspect", "conflicting", "both")}
     suspects = audit.groupby("source").agg(photos=("suspect", "size"), **counts).reset_index()
-    right = [fit(inside[kept], truth[kept]).predict(outside) == judged_by for kept in (truth >= 0, ~suspect)]
+    right = [model.fit(inside[kept], truth[kept]).predict(outside) == judged_by for kept in (truth >= 0, ~suspect)]
     rows = []
     for source, members in test.groupby("source").indices.items():
         before, after = (hits[members] for hits in right)

@@ -70,7 +70,8 @@ class Augment:
             middle = (0.5 + 0.5 * self.brightness * _uniform(n, x.device)).to(x.dtype)
             x = ((x - 0.5) * gain.view(-1, 1, 1, 1) + middle.view(-1, 1, 1, 1)).clamp_(0, 1)
         if self.erase:
-            x = torch.where(self._holes(n, *x.shape[2:], x.device), torch.full_like(x[:1, :1, :1, :1], 0.5), x)
+            _, _, height, width = x.shape
+            x = torch.where(self._holes(n, height, width, x.device), torch.full_like(x[:1, :1, :1, :1], 0.5), x)
         return x
 
     def scaled(self, strength: float) -> Augment:

@@ -103,7 +103,7 @@ def _plain_cnn(*, size: int, imagenet: bool, dropout: float = 0.0) -> Backbone:
     return nn.Sequential(*layers), 64
 
 
-def _cartoon_cnn(*, size: int, imagenet: bool, batch_norm: bool = True, bias: bool = True) -> Backbone:
+def _cartoon_cnn(*, size: int, imagenet: bool) -> Backbone:
     """The plain network for 64×64 cartoon characters: six halvings, then two dense layers.
 
     Six blocks of conv 3×3 (padding 1), ReLU, MaxPool 2 and BatchNorm, channels 3-16-32-64-128-256-512; flatten; dense
@@ -113,8 +113,7 @@ def _cartoon_cnn(*, size: int, imagenet: bool, batch_norm: bool = True, bias: bo
     layers: list[nn.Module] = []
     channels = 3
     for width in (16, 32, 64, 128, 256, 512):
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=bias), nn.ReLU(), nn.MaxPool2d(2)]
-        layers += [nn.BatchNorm2d(width)] if batch_norm else []
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(width)]
         channels = width
     layers += [nn.Flatten(), nn.Linear(512 * (size // 64) ** 2, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
     return nn.Sequential(*layers), 84
@@ -259,6 +258,7 @@ def _resnet(name: str, *, size: int, imagenet: bool) -> Backbone:
 
 
 def from_timm(name: str, *, size: int, imagenet: bool, **options) -> Backbone:
+    """A backbone of the package timm, by its name there."""
     try:
         import timm
     except ImportError:
@@ -287,6 +287,7 @@ class SameConv(nn.Module):
         self.stride, self.groups = stride, groups
         self.weight = nn.Parameter(torch.empty(width, channels // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(width))
+        self.gain: Tensor | None
         self.register_buffer("gain", torch.ones(width, 1, 1, 1))
         self.norm = nn.BatchNorm2d(width) if batch_norm else None
         nn.init.kaiming_normal_(self.weight, mode="fan_in")

@@ -39,7 +39,7 @@ def test_rows(metrics: Mapping) -> list[dict]:
         for source, figures in sources.items():
             about = {"source": source, "split": split, "head": "", "photos": figures["photos"]}
             measured = {name: figure for name, figure in figures.items() if isinstance(figure, Mapping)}
-            rows += [about | {"metric": name} | figure for name, figure in measured.items()]
+            rows += [about | {"metric": name, **figure} for name, figure in measured.items()]
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,9 @@ from faces import images, predict
 from faces.research import batches, demo, evaluation, experiments, training
 from faces.research.experiments import Augment, Recipe
 
-PLAIN = {"backbone": "cartoon_cnn", "options": {}, "size": 64, "whole": False, "dropout": 0.25, "learning_rate": 1e-3}
-PLAIN |= {"weight_decay": 1e-4, "schedule": "constant", "warmup": 0.2}
-BARE = {"smoothing": 0.0, "augment": None, "average": 0.0, "mirror": False}
+PLAIN: dict[str, Any] = {"backbone": "cartoon_cnn", "options": {}, "size": 64, "whole": False, "dropout": 0.25}
+PLAIN |= {"learning_rate": 1e-3, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.2}
+BARE: dict[str, Any] = {"smoothing": 0.0, "augment": None, "average": 0.0, "mirror": False}
 MILD = Augment(rotate=12, shift=0.08, zoom=(0.8, 1.25), brightness=0.2, contrast=0.2)
 
 

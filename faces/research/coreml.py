@@ -22,8 +22,9 @@ from faces import images
 from faces.files import find_files
 from faces.predict import TASKS, Model, UsageError
 from faces.research import experiments
+from faces.research.backbones import WeightsError
 from faces.research.heads import Classes
-from faces.research.networks import Network, WeightsError
+from faces.research.networks import Network
 
 TOLERANCE = 0.02  # largest difference allowed between a probability on a Mac and from onnxruntime: weights are fp16
 
@@ -113,7 +114,7 @@ def export(model: str | os.PathLike, out: str | os.PathLike):
         network, recipe, found, fitted = experiments.load(exported.folder)
     except WeightsError as error:
         raise UsageError(f"{exported.name} cannot be converted: {error}") from None
-    [head] = [head for head in found if head.name == asked]
+    [head] = [head for head in found if isinstance(head, Classes) and head.name == asked]
     return convert(network, out, head, size=recipe.size, fitted=fitted.get(asked))
 
 
@@ -136,13 +137,13 @@ def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike, q
 
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder of photos to compare on")
-    package, worst = coremltools.models.MLModel(str(package)), -1.0
+    network, worst = coremltools.models.MLModel(str(package)), -1.0
     for name in find_files(folder):
         try:
             square = images.decode(Path(folder) / name, *model.frame)
         except images.ImageError:
             continue
-        said = package.predict({"image": Image.fromarray(square)})
+        said = network.predict({"image": Image.fromarray(square)})
         likely = next(value for value in said.values() if isinstance(value, dict))
         expected = dict(zip(model.head(question).classes, model.run(square[None], question)[0], strict=True))
         worst = max(worst, *(abs(likely[name] - float(p)) for name, p in expected.items()))

@@ -458,14 +458,13 @@ def _folder_of(root: Path, files: Sequence[str], found: Sequence[str]) -> str | 
 # ---------------------------------------------------------------------------------------------------- scan
 
 
-def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None, jobs: int | None = None) -> pd.DataFrame:
+def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None) -> pd.DataFrame:
     """Open every image once: what cannot be decoded gets an ``error``, the rest a size and two fingerprints.
 
     Parameters
     ----------
     manifest : as ``read`` returns it.
     cache : folder that keeps the answers; a later scan of the same unchanged files takes them from there.
-    jobs : processes; by default one a core for more than 2,000 images, else one.
 
     Returns
     -------
@@ -479,8 +478,11 @@ def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None, jobs
         # As text: a hash may happen to hold digits only.
         found = pd.read_csv(kept, dtype=dict.fromkeys(("error", "sha256", "phash"), str))
     else:
-        rows = _parallel(_look, [[path] for path in paths], jobs, "scanning")
-        found = pd.DataFrame(rows, columns=["error", "width", "height", "sha256", "phash"])
+        # Pillow decodes JPEG under Python's global lock, so threads would wait for each other.
+        jobs = (os.cpu_count() or 1) if len(paths) > 2000 else 1
+        rows = Parallel(n_jobs=jobs, batch_size=64, return_as="generator")(delayed(_look)(path) for path in paths)
+        bar = tqdm(rows, total=len(paths), desc="scanning", unit="image", leave=False)
+        found = pd.DataFrame(list(bar), columns=["error", "width", "height", "sha256", "phash"])
         if kept:
             _write_csv(found, kept)
     found = found.astype({"error": object, "sha256": object, "phash": object})
@@ -510,15 +512,6 @@ def _state_of(paths: Sequence[str]) -> str:
         except OSError:
             digest.update(f"{path}\0missing\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
-
-
-def _parallel(function, arguments: Sequence[Sequence], jobs: int | None, label: str) -> list:
-    """Call ``function(*a)`` for every ``a``, in order, in processes where there are enough to pay for them."""
-    # Pillow decodes JPEG under Python's global lock, so threads would wait for each other.
-    jobs = jobs or ((os.cpu_count() or 1) if len(arguments) > 2000 else 1)
-    calls = (delayed(function)(*argument) for argument in arguments)
-    results = Parallel(n_jobs=jobs, batch_size=64, return_as="generator")(calls)
-    return list(tqdm(results, total=len(arguments), desc=label, unit="image", leave=False))
 
 
 def usable(manifest: pd.DataFrame, *labels: str) -> pd.DataFrame:

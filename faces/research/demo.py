@@ -40,7 +40,7 @@ def _person(seed, index, size):
     rng = np.random.default_rng([seed, index])
     # Broad and thinning out with age, with heaps at 1 and 26 as scraped sets have them.
     ages = 1, 26, rng.integers(1, 86), np.clip(rng.normal(33, 13), 1, 85)
-    age, gender = int(rng.choice(ages, p=[0.05, 0.06, 0.49, 0.40])), GENDERS[rng.integers(2)]
+    age, gender = int(rng.choice(np.array(ages), p=[0.05, 0.06, 0.49, 0.40])), GENDERS[rng.integers(2)]
     glasses = GLASSES[rng.choice(4, p=[0.40, 0.40, 0.14, 0.06])] if rng.random() < 0.25 else None
     skin = int(rng.integers(len(SKINS)))
     image = draw_face(rng, gender, age, glasses=glasses, skin=skin, size=size)
@@ -51,8 +51,8 @@ def _near_copy(rng, face):
     """The same face as another site would serve it: cropped by 1 to 3 pixels, compressed again."""
     image = Image.open(io.BytesIO(face["jpeg"]))
     left, top, right, bottom = (int(k) for k in rng.integers(1, 4, 4))
-    image = image.resize(image.size, box=(left, top, image.width - right, image.height - bottom))
-    return {**face, "jpeg": _encode(image, int(rng.integers(60, 88)))}
+    cropped = image.resize(image.size, box=(left, top, image.width - right, image.height - bottom))
+    return {**face, "jpeg": _encode(cropped, int(rng.integers(60, 88)))}
 
 
 def _flaws(rng, faces, broken, conflicts):
@@ -218,6 +218,7 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
 
 
 def main(argv=None):
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m faces.research.demo", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=400, help="distinct faces (default %(default)s)")

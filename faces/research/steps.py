@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ from faces.files import write_json
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "artifacts" / "results"
 PRIVATE = ("path", "name", "sha256", "phash", "identity")  # columns that are neither published nor compared
-Tables = pd.DataFrame | dict[str, pd.DataFrame]
+Tables: TypeAlias = pd.DataFrame | dict[str, pd.DataFrame]
 
 
 class StaleResult(RuntimeError):
@@ -202,7 +202,7 @@ def _content(value: Any) -> Any:
 
 def _plain(settings: dict) -> dict:
     def as_data(value: Any) -> Any:
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             return asdict(value)
         raise TypeError(f"a setting must be plain data, not {type(value).__name__}")
 
@@ -214,13 +214,18 @@ def _changes(kept: dict | None, wanted: dict, settings: dict) -> str:
     """What differs, in words; empty if nothing."""
     if kept is None:
         return "there is no result"
-    changes = _differences(kept["settings"], wanted["settings"], settings)
+    changes = differences(kept["settings"], wanted["settings"], settings)
     if not changes and kept["inputs"] != wanted["inputs"]:
         changes = ["an input table has changed"]
     return ", ".join(changes)
 
 
-def _differences(old: Any, new: Any, given: Any, name: str = "") -> list[str]:
+def differences(old: Any, new: Any, given: Any = None, name: str = "") -> list[str]:
+    """What differs between two pieces of plain data, in words; ``given`` are the dataclasses that the new one is of.
+
+    >>> differences({"recipe": {"epochs": 8}}, {"recipe": {"epochs": 12}})
+    ['recipe.epochs was 8, is 12']
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         if is_dataclass(given):  # a field that it had not yet counts as having had its default
             old = _defaults(given) | old
@@ -228,14 +233,14 @@ def _differences(old: Any, new: Any, given: Any, name: str = "") -> list[str]:
         return [
             change
             for key in sorted(parts)
-            for change in _differences(old.get(key), new.get(key), parts[key], f"{name}.{key}" if name else key)
+            for change in differences(old.get(key), new.get(key), parts[key], f"{name}.{key}" if name else key)
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         given = given if isinstance(given, (list, tuple)) else [None] * len(new)
         return [
             c
             for i, (a, b, g) in enumerate(zip(old, new, given, strict=True))
-            for c in _differences(a, b, g, f"{name}[{i}]")
+            for c in differences(a, b, g, f"{name}[{i}]")
         ]
     return [] if old == new else [f"{name} was {old!r}, is {new!r}"]
 

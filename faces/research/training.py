@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from faces.research.batches import Batches
 from faces.research.heads import Head, total_loss
+from faces.research.steps import differences
 
 LAST = "last.safetensors"
 BEGUN: dict = {"step": 0, "sums": {}, "seconds": 0.0}  # the state of an epoch at its start
@@ -154,8 +155,8 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
     evaluated = average.module if average else network
-    identity = json.loads(json.dumps(dict(identity or {}) | {"epochs": epochs, "processes": world}))
-    state = _resume(folder, network, average, optimizer, identity, upgrade, device)
+    about = json.loads(json.dumps(dict(identity or {}) | {"epochs": epochs, "processes": world}))
+    state = _resume(folder, network, average, optimizer, about, upgrade, device)
     history, sums, first = state["history"], dict(state["sums"]), state["step"]
     wrapped = DistributedDataParallel(network) if world > 1 else network
 
@@ -192,7 +193,7 @@ def fit(
             if now - saved >= save_every and step + 1 < steps and rank == 0:
                 saved = now
                 state = {"history": history, "step": step + 1, "sums": sums, "seconds": seconds + now - started}
-                _save(folder, network, average, optimizer, state, identity)
+                _save(folder, network, average, optimizer, state, about)
                 _log(folder, epoch, step + 1, steps, sums, seconds + now - started)
         seconds += time.perf_counter() - started
         row = {"epoch": epoch} | {f"train_{name}": total / max(count, 1) for name, (total, count) in sums.items()}
@@ -211,12 +212,7 @@ def fit(
         if rank == 0:
             _save_epoch(folder, evaluated, history, monitor, best, keep)
             _save(
-                folder,
-                network,
-                average,
-                optimizer,
-                {"history": history, "step": 0, "sums": {}, "seconds": 0.0},
-                identity,
+                folder, network, average, optimizer, {"history": history, "step": 0, "sums": {}, "seconds": 0.0}, about
             )
         if world > 1:
             dist.barrier()
@@ -394,7 +390,7 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, upgrade: 
     with safe_open(path, "pt") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
     if changes := differences(upgrade(metadata["identity"]), identity):
-        raise ResumeError(f"{folder} holds another run ({changes}): delete the folder or name another")
+        raise ResumeError(f"{folder} holds another run ({', '.join(changes)}): delete the folder or name another")
     tensors = load_file(path)
 
     def pick(prefix: str) -> dict[str, Tensor]:
@@ -410,22 +406,6 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, upgrade: 
         slots.setdefault(int(number), {})[slot] = value.to(device) if value.dim() else value
     optimizer.load_state_dict({"state": slots, "param_groups": metadata["param_groups"]})
     return metadata["state"]
-
-
-def differences(before: Mapping, now: Mapping, place: str = "") -> str:
-    """What differs between two nested mappings, in words; empty if nothing does.
-
-    >>> differences({"recipe": {"epochs": 8}}, {"recipe": {"epochs": 12}})
-    'recipe.epochs was 8, is 12'
-    """
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found.append(differences(old, new, f"{place}{key}."))
-        elif old != new:
-            found.append(f"{place}{key} was {old!r}, is {new!r}")
-    return ", ".join(filter(None, found))
 
 
 def _log(folder: Path, epoch: int, step: int, steps: int, sums: Mapping, seconds: float) -> None:

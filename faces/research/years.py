@@ -50,7 +50,7 @@ def ranges(manifest: pd.DataFrame) -> np.ndarray:
     array([[ 26.,  26.],
            [ 70., 116.]], dtype=float32)
     """
-    ends = {}
+    ends: dict[str | None, tuple[float, float]] = {}
     for group in AGE_GROUPS:
         low, _, high = group.rstrip("+").partition("-")
         ends[group] = (int(low), int(high or OLDEST))

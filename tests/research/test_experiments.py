@@ -111,7 +111,7 @@ def test_a_field_that_recipes_gain_later_counts_as_its_default():
     assert experiments.with_defaults(kept) == now
     del kept["recipe"]["seed"]
     changed = {"recipe": now["recipe"] | {"seed": 3}}
-    assert training.differences(experiments.with_defaults(kept), changed) == "recipe.seed was 0, is 3"
+    assert training.differences(experiments.with_defaults(kept), changed) == ["recipe.seed was 0, is 3"]
 
 
 def test_stages_start_from_what_fits(photos, cache, tmp_path):
