@@ -15,8 +15,9 @@
 PYTHON ?= python3
 VENV ?= $(if $(NEWEST),.venv-newest,.venv)
 DOCS_VENV ?= .venv-docs
-# The tables and help texts that cog writes.
+# The tables and help texts that cog writes, and where.
 COG := cog -P -I tools -p 'import tables'
+PAGES := README.md docs/*.md
 VERSIONS := $(if $(NEWEST),--upgrade,--constraint constraints.txt)
 BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.
@@ -46,7 +47,8 @@ lint: $(VENV)/.full
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/cards.py --check
-	$(BIN)/$(COG) --check README.md docs/*.md
+	$(BIN)/$(COG) --check $(PAGES)
+	if command -v actionlint >/dev/null; then actionlint; fi
 
 demo: $(VENV)/.full
 	$(BIN)/python -m faces.research.notebooks --profile demo
@@ -67,7 +69,7 @@ train-simpsons: $(VENV)/.full
 
 tables: $(VENV)/.full
 	$(BIN)/python tools/cards.py
-	$(BIN)/$(COG) -r README.md docs/*.md
+	$(BIN)/$(COG) -r $(PAGES)
 
 docs: $(DOCS_VENV)/.docs
 	$(DOCS_VENV)/bin/sphinx-build -q -W --keep-going -j auto -c docs . docs/_build/html
