@@ -8,7 +8,7 @@
 # make report     execute the notebooks from committed results, without photos, and compare their outputs
 # make lab        open the notebooks
 # make docs       the documentation, in docs/_build/html
-# make tables     write the tables and help texts in README.md and docs/ anew
+# make tables     write the tables and help texts in README.md, samples/ and docs/ anew
 # make constraints  write constraints.txt anew: the newest versions that fit each other
 # make test NEWEST=1  with the newest versions instead of those of constraints.txt, in .venv-newest (so with any target)
 
@@ -17,7 +17,9 @@ VENV ?= $(if $(NEWEST),.venv-newest,.venv)
 DOCS_VENV ?= .venv-docs
 # The tables and help texts that cog writes, and where.
 COG := cog -P -I tools -p 'import tables'
-PAGES := README.md docs/*.md
+PAGES := README.md samples/README.md docs/*.md
+# What `make run` labels: pictures with known answers, two of them wrong.
+SAMPLES := samples samples/portraits/composites samples/portraits/london/107_neutral.jpg
 VERSIONS := $(if $(NEWEST),--upgrade,--constraint constraints.txt)
 BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.
@@ -30,7 +32,7 @@ help:
 
 run: $(VENV)/.runtime
 	@mkdir -p runs/samples
-	@$(BIN)/python process.py samples --tasks gender,age,glasses --format csv --output - \
+	@$(BIN)/python process.py $(SAMPLES) --tasks gender,age,glasses --format csv --output - \
 		--html runs/samples/report.html --annotate runs/samples/annotated
 	@echo "a page to look at: runs/samples/report.html; pictures with boxes: runs/samples/annotated"
 

@@ -1,4 +1,4 @@
-"""Tables of committed figures and help texts, as Markdown; cog puts them into README.md and docs/*.md.
+"""Tables of committed figures and help texts, as Markdown; cog puts them into README.md, samples/ and docs/*.md.
 
 ``make tables`` renews them, ``cog --check`` (in ``make lint``) fails where one is out of date. A block in a page is
 
@@ -21,7 +21,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from faces import cli, predict
+from faces import cli, pipeline, predict
 from faces.research import analysis, cards, elsewhere, evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,12 @@ SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "col
 METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
 SHOWN = {"mae": "{:.2f}", "bias": "{:+.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
 BOUNDS = ["mean", "low", "high"]
+# Gender and, where known, age of people in samples/ who are alone in their picture.
+TRUTH = {
+    "eileen_collins.jpg": ("female", None),
+    "grace_hopper.jpg": ("female", None),
+    "portraits/london/107_neutral.jpg": ("female", 41),
+}
 PRICE = 0.04  # dollars a core-hour, an assumption
 # The figure of each notebook that stands for it.
 COVERS = {
@@ -273,6 +279,19 @@ def portraits() -> str:
         for model, error in errors.iterrows()
     ]
     return table(["model", "people", "error, years", "inside the interval"], rows)
+
+
+def wrong_samples() -> str:
+    """Samples about which the default networks are wrong: another gender, or an age more than ten years off."""
+    rows = []
+    for file, (gender, years) in TRUTH.items():
+        [face] = pipeline.label(ROOT / "samples" / file, tasks=["gender", "age"])
+        label, age = face.answers["gender"], face.answers["age"]
+        if label.label != gender:
+            rows.append([f"`{file}`", f"{label.label}, with a probability of {label.confidence:.2f}", gender])
+        if years and abs(age.years - years) > 10:
+            rows.append([f"`{file}`", f"{age.years:.0f} years", f"{years} years"])
+    return table(["picture", "answer", "truth"], rows)
 
 
 def splits() -> str:
