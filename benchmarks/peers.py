@@ -319,7 +319,8 @@ def publish(file: Path, about: dict) -> Path:
     """Write figures; those of photos and networks that were not asked now stay as they are."""
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"models": {}}
     for name, new in about["models"].items():
-        new["test"] = known["models"].get(name, {}).get("test", {}) | new["test"]
+        old = known["models"].get(name, {})
+        about["models"][name] = old | new | {"test": old.get("test", {}) | new["test"]}
     return write_json(file, known | about | {"models": known["models"] | about["models"]})
 
 
@@ -351,11 +352,11 @@ def main() -> int:
     options.peers.mkdir(parents=True, exist_ok=True)
 
     portraits = data.usable(data.scan(data.read([PORTRAITS])))
-    test, about = [portraits.assign(group=portraits["person"])], {}
+    test, origin = [portraits.assign(group=portraits["person"])], {}
     if options.data:
         manifest = data.prepare(options.data, stratify=["gender", "age_group"], seed=options.seed, cache=options.cache)
         test.append(manifest[manifest["split"] == "test"])
-        about["data"] = {"fingerprint": data.fingerprint(manifest), "seed": options.seed}
+        origin = {"data": {"fingerprint": data.fingerprint(manifest), "seed": options.seed}}
     test = pd.concat(test, ignore_index=True)
     photos = test[test["gender"].notna() | test["age_group"].notna()]
     if options.limit:
@@ -369,13 +370,16 @@ def main() -> int:
         for name in options.models
     }
     figures = measure(contenders, photos, options)
-    about["timed"] = {"photos": min(options.timed, len(photos)), "runs": options.runs, "threads": 1, "batch_size": 1}
-    about["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+    about = {
+        "timed": {"photos": min(options.timed, len(photos)), "runs": options.runs, "threads": 1, "batch_size": 1},
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+    }
     for task, found in figures.items():
         print(f"{task}:")
         show(found)
         if options.write:
-            print(publish(ARTIFACTS / f"{task}_peers" / "metrics.json", about | {"models": found}).relative_to(ROOT))
+            about["models"] = {name: known | origin for name, known in found.items()}
+            print(publish(ARTIFACTS / f"{task}_peers" / "metrics.json", about).relative_to(ROOT))
     return int(len({name for found in figures.values() for name in found}) < len(contenders))
 
 
