@@ -2,7 +2,7 @@
 
 Draws folders of pictures of up to 50 megapixels in every format, whole and damaged, and small files that claim to be
 large; runs ``process.py`` on each folder, then posts hostile files to ``faces.serve``, 64 at once. Prints the peak of
-the resident memory of each run (Linux).
+the resident memory of each run (Linux). ``--write`` keeps those of ``process.py`` on pictures of 50 megapixels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
+from faces.files import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "artifacts" / "memory" / "metrics.json"
+pillow_heif.register_heif_opener()
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -89,6 +94,10 @@ def folders() -> dict[str, Callable[[], dict[str, bytes]]]:
         "50 megapixels, TIFF in one strip": lambda: saved("TIFF", compression="tiff_lzw", strip_size=2**30, times=2),
         "50 megapixels, uncompressed TIFF": lambda: saved("TIFF", times=2),
         "50 megapixels, BMP": lambda: saved("BMP", times=2),
+        "50 megapixels, WebP": lambda: saved("WEBP", method=0, times=2),
+        "50 megapixels, AVIF": lambda: saved("AVIF", speed=10, times=2),
+        "50 megapixels, HEIC": lambda: saved("HEIF", times=2),
+        "24 megapixels, JPEG 2000": lambda: saved("JPEG2000", size=(6000, 4000), times=2),
         "24 megapixels, WebP": lambda: saved("WEBP", size=(6000, 4000), method=0, times=2),
         "24 megapixels, AVIF": lambda: saved("AVIF", size=(6000, 4000), speed=10, times=2),
         "40 whole PNGs of 12 megapixels": lambda: repeated("a.png", cut, 40),
@@ -102,14 +111,14 @@ def folders() -> dict[str, Callable[[], dict[str, bytes]]]:
     }
 
 
-def peak_of_command(contents: dict[str, bytes]) -> tuple[float, float]:
+def peak_of_command(contents: dict[str, bytes], *options: str) -> tuple[float, float]:
     """Peak in MB and seconds of ``process.py`` on a folder."""
     with tempfile.TemporaryDirectory() as home:
         photos = Path(home) / "photos"
         photos.mkdir()
         for name, content in contents.items():
             (photos / name).write_bytes(content)
-        command = [sys.executable, str(ROOT / "process.py"), str(photos), "--output", f"{home}/out.json"]
+        command = [sys.executable, str(ROOT / "process.py"), str(photos), "--output", f"{home}/out.json", *options]
         started = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
             peak = 0.0
@@ -161,11 +170,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose name holds these")
     parser.add_argument("--posts", type=int, default=64, help="to the service at once (default: %(default)s)")
+    parser.add_argument("--tasks", default="gender", help="of process.py (default: %(default)s)")
+    parser.add_argument("--write", action="store_true", help=f"write {OUTPUT.relative_to(ROOT)} and leave it at that")
     options = parser.parse_args()
+    only, peaks = "50 megapixels, " if options.write else options.only, {}
     for name, drawn in folders().items():
-        if options.only in name:
-            peak, seconds = peak_of_command(drawn())
+        if only in name:
+            peak, seconds = peak_of_command(drawn(), "--tasks", options.tasks)
+            peaks[name.removeprefix(only)] = round(peak)
             print(f"process.py, {name}: {peak:.0f} MB, {seconds:.1f} s", flush=True)
+    if options.write:
+        write_json(OUTPUT, {"tasks": options.tasks, "peak_mb_50_megapixels": peaks})
+        return 0
     posted = {
         "a PNG with alpha of 49 megapixels": lambda: png(7000, 7000, 6),
         "a PNG of 400 megapixels": lambda: png(20000, 20000, 0),

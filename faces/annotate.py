@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont
 
+from faces import images
 from faces.files import Record
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black and grey are left out.
 PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00")
 OTHER = "#d0d0d0"  # of ages, of "unknown", and where there is no face
 SMALLEST = 480  # pixels of the long side; smaller pictures are enlarged, so that text is readable
+LONG_SIDE = 32_767  # of a decoded picture; it has less than twice as many pixels, and a JPEG at most 65,535
 NO_FACE = "no face"
 
 Box = tuple[float, float, float, float]
+
+
+def opened(source: str | BinaryIO, long_side: int = LONG_SIDE) -> tuple[Image.Image, float]:
+    """A picture, as ``images.open_rgb`` scales it down, and its size over that of the file's."""
+    picture = images.open_rgb(source, long_side=long_side)
+    full = picture.size
+    with suppress(images.ImageError):  # metadata that Pillow fails on, and that open_rgb reads without
+        full = images.picture_size(source)
+    return picture, max(picture.size) / max(full)
 
 
 def caption(face: Record, tasks: Iterable[str]) -> str:

@@ -27,7 +27,6 @@ from faces.pipeline import ordered
 from faces.predict import UsageError
 
 SEVERAL = "several"  # folder of photos whose faces belong into different ones
-LONG_SIDE = 32_767  # of a decoded picture; it has less than twice as many pixels, and a JPEG at most 65,535
 NAME_BYTES = 230  # of a copy, that a number fits behind it: file systems allow for 255
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 MARK_BYTES = 60_000  # of a JPEG's comment, which has at most 65,533
@@ -119,7 +118,7 @@ class Copies:
 
     def _draw(self, source: str, name: str, faces: list[Record]) -> None:
         """Make the pictures of the faces, and the one with boxes."""
-        below, opened, tasks = self._below(name), cache(_opened), list(self.tasks)
+        below, opened, tasks = self._below(name), cache(annotate.opened), list(self.tasks)
 
         def crop(face: Record) -> Image.Image:
             return _crop(*opened(source), face)
@@ -208,15 +207,6 @@ def _link(source: str, place: Path) -> None:
         os.link(os.path.realpath(source), place)
     except OSError as error:
         raise UsageError(f"no link to {source} can be made ({error.strerror}): leave --link out to copy") from None
-
-
-def _opened(source: str) -> tuple[Image.Image, float]:
-    """A picture, above ``images.MAX_RETURNED`` pixels at a fraction of its size, and that fraction."""
-    picture = images.open_rgb(source, long_side=LONG_SIDE)
-    full = picture.size
-    with suppress(images.ImageError):  # metadata that Pillow fails on, and that open_rgb reads without
-        full = images.picture_size(source)
-    return picture, max(picture.size) / max(full)
 
 
 def _crop(picture: Image.Image, scale: float, face: Record) -> Image.Image:

@@ -9,20 +9,24 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain, islice
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, overload
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from faces import finding, images
+from faces import annotate, finding, images
 from faces.files import Record, StrPath, find_files
 from faces.predict import BATCH_SIZE, PARALLEL_BATCHES, TASKS, Age, Label, Model, UsageError, find_model, printable
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 DETECTOR = "face_finder"  # the face detector's folder, among the models
 UNKNOWN = "unknown"  # the label where the model abstains
+PLOTTED = 1600  # pixels: the long side at which a photo is plotted, at most its double
 PIXELS_AHEAD = 20_000_000  # of faces that are cut out and wait for the networks
 ANSWERS = {"gender": ["female", "male"], "age": [], "glasses": ["glasses", "no_glasses"]}  # of the tasks in TASKS
 
@@ -50,12 +54,71 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A file and the faces in it, the largest first; or the error for which it could not be read."""
+class Photo(Sequence[Face]):
+    """A photo, a sequence of the faces in it.
+
+    Attributes
+    ----------
+    name : str
+    faces : tuple of Face
+        The largest first.
+    error : images.ImageError or None
+        For which it could not be read.
+    source : str, binary file or None
+        What ``plot`` reads; None for what ``Pipeline`` answers.
+    """
 
     name: str
     faces: tuple[Face, ...] = ()
     error: images.ImageError | None = None
+    source: str | BinaryIO | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    @overload
+    def __getitem__(self, at: int) -> Face: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Face, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> Face | tuple[Face, ...]:
+        return self.faces[at]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Show the photo with a box around each face and its answers, as ``--annotate`` draws them.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to show it; default a figure of its own.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        images.ImageError
+            The photo cannot be read, or not any more.
+        """
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            reason = "plot() needs matplotlib, which is not installed: pip install matplotlib"
+            raise ImportError(reason, name="matplotlib") from error
+        if self.error or self.source is None:
+            raise self.error or images.ImageError("where the photo is, is not known", images.UNREADABLE)
+        answers = self.faces[0].answers if self.faces else {}
+        labels = getattr(next(iter(answers.values()), None), "probabilities", ())
+        faces = [to_record(face) for face in self.faces]
+        drawn = annotate.draw(*annotate.opened(self.source, PLOTTED), faces, tasks=list(answers), labels=list(labels))
+        ax = ax or pyplot.subplots(layout="constrained")[1]
+        ax.imshow(np.asarray(drawn))
+        ax.set_axis_off()
+        return ax
 
 
 @dataclass(frozen=True)
@@ -307,7 +370,7 @@ def _pipeline(tasks: Iterable[str] | Mapping[str, str], **how: Any) -> Pipeline:
 
 def label(
     photo: StrPath | Image.Image | np.ndarray, tasks: Iterable[str] | Mapping[str, str] = ("gender",), **how: Any
-) -> list[Face]:
+) -> Photo:
     """Predict the faces of a photo.
 
     Parameters
@@ -320,8 +383,8 @@ def label(
 
     Returns
     -------
-    list of Face
-        The largest first.
+    Photo
+        A sequence of Face, the largest first; ``plot`` shows it.
 
     Raises
     ------
@@ -349,7 +412,7 @@ def label(
     [answered] = pipeline.answer([pipeline.read(name, source)])
     if answered.error:
         raise images.ImageError(f"{name}: {answered.error}", answered.error.kind)
-    return list(answered.faces)
+    return replace(answered, source=source)
 
 
 def label_folder(
@@ -370,4 +433,5 @@ def label_folder(
     Photo
         In the order of ``files.find_files``; a file that cannot be read has an ``error``.
     """
-    return _pipeline(tasks, **how).stream(folder, find_files(folder, recursive=recursive))
+    photos = _pipeline(tasks, **how).stream(folder, find_files(folder, recursive=recursive))
+    return (replace(photo, source=os.path.join(folder, photo.name)) for photo in photos)  # noqa: PTH118

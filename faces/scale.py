@@ -16,6 +16,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -75,8 +76,8 @@ class Worker:
         try:
             with fsspec.open(f"{self.root}/{name}", "rb") as file:
                 content = io.BytesIO(file.read())
-        except OSError as error:
-            return iter([{"file": shown, "error": error.strerror or str(error)}])
+        except Exception as error:  # object stores raise their own
+            return iter([{"file": shown, "error": getattr(error, "strerror", None) or one_line(error)}])
         [photo] = self.pipeline.answer([self.pipeline.read(name, content)])
         if photo.error is not None:
             return iter([{"file": shown, "error": str(photo.error)}])
@@ -101,10 +102,22 @@ def filesystem(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise UsageError(f"{printable(address)} cannot be opened: {one_line(error)}") from None
 
 
+@contextmanager
+def _reached(address: str) -> Iterator[None]:
+    """Have whatever an object store raises, for want of credentials or of a server, be a UsageError."""
+    try:
+        yield
+    except (OSError, UsageError):
+        raise
+    except Exception as error:
+        raise UsageError(f"{printable(address)} cannot be reached: {one_line(error)}") from None
+
+
 def _folder(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
     system, path = filesystem(root)
-    if not system.isdir(path):
-        raise UsageError(f"{printable(root)} is no folder")
+    with _reached(root):
+        if not system.isdir(path):
+            raise UsageError(f"{printable(root)} is no folder")
     return system, path
 
 
@@ -200,8 +213,9 @@ def run(
     for name in set(tasks.values()):
         find_model(name)  # a wrong name should fail here, not on every machine
     system, path = filesystem(target)
-    if system.exists(path) and system.ls(path):
-        raise UsageError(f"{printable(target)} holds something already; name another folder")
+    with _reached(target):
+        if system.exists(path) and system.ls(path):
+            raise UsageError(f"{printable(target)} holds something already; name another folder")
     _folder(source)
     found = map(os.fsencode, names_in(names) if names else listing(source))
     part, files = list(islice(found, NAMES_IN_MEMORY)), 0
@@ -239,6 +253,11 @@ def start(address: str | None = None, **options: Any) -> None:
     """Connect to the Ray cluster at ``address``, or start one on this machine that asks nothing of the network.
 
     Does nothing where that was done before.
+
+    Raises
+    ------
+    TimeoutError
+        Ray's own processes did not find each other, three times.
     """
     if ray.is_initialized():
         return
@@ -251,7 +270,16 @@ def start(address: str | None = None, **options: Any) -> None:
     # Without a dashboard Ray still starts its process that reports usage, which asks three clouds whether it runs there
     # even where such reports are switched off. Told that there are no TPUs, it doesn't ask which kind they are.
     ray._private.node.Node.start_api_server = lambda *_, **__: None
-    ray.init(include_dashboard=False, resources={"TPU": 0}, log_to_driver=False, ignore_reinit_error=True, **options)
+    options |= {"include_dashboard": False, "resources": {"TPU": 0}, "log_to_driver": False}
+    for _ in range(3):
+        try:
+            ray.init(ignore_reinit_error=True, **options)
+            return
+        except Exception as error:  # Ray raises no kind of its own
+            ray.shutdown()
+            if "timed out" not in str(error):
+                raise
+    raise TimeoutError("Ray did not start in time: this machine is too busy")
 
 
 def main(argv: list[str] | None = None) -> int:

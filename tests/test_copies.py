@@ -239,7 +239,7 @@ def test_a_large_picture_is_drawn_at_a_fraction_with_its_boxes_in_place(scenes, 
     large = Image.open(scenes / "red.png").resize((1600, 1200))
     large.save(scenes / "large.png")
     monkeypatch.setattr("faces.images.MAX_RETURNED", 200_000)
-    picture, scale = copies._opened(str(scenes / "large.png"))
+    picture, scale = annotate.opened(str(scenes / "large.png"))
     assert (picture.size, scale) == ((400, 300), 0.25)
     crop = copies._crop(picture, scale, {"box": [4 * edge for edge in BOXES[0]]})
     assert np.abs(np.asarray(crop).mean((0, 1)) - (255, 0, 0)).max() < 12

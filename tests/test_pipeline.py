@@ -1,5 +1,6 @@
 """From files to answers: each model runs once, little is decoded ahead, and Python users get plain objects."""
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from PIL import Image
 from tiny_model import COLOURS
 
 import faces
-from faces import files, images, pipeline, predict
+from faces import cli, files, images, pipeline, predict
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,28 @@ def test_a_face_in_a_scene_has_a_box():
     left, top, right, bottom = face.box
     assert (left + right) / 2 == pytest.approx(723, abs=15) and (top + bottom) / 2 == pytest.approx(316, abs=15)
     assert face.score > 0.9 and face.answers["gender"].label == "female"
-    assert faces.label(Image.new("RGB", (1200, 800), "grey")) == []
+    assert not faces.label(Image.new("RGB", (1200, 800), "grey"))
+
+
+def test_a_plot_is_what_annotate_draws(both, photos, tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    rest = ["--faces", "crop", "--output", str(tmp_path / "a.json"), "--annotate", str(tmp_path / "seen")]
+    assert cli.label([str(photos), "--tasks", f"colour={both},age={both}", *rest]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "seen" / "img_0.jpg")).astype(float)
+    tasks = {"colour": str(both), "age": str(both)}
+    [first, *_] = faces.label_folder(photos, tasks, faces="crop")
+    _, ax = pyplot.subplots()
+    for photo in (first, *(faces.label(of(photos / "img_0.jpg"), tasks, faces="crop") for of in (str, Image.open))):
+        assert photo.plot(ax) is ax
+        assert np.abs(ax.images[-1].get_array() - drawn).mean() < 2  # of 255: the copy is a JPEG
+    assert faces.label(Image.new("RGB", (1200, 800))).plot() is not ax
+    pyplot.close("all")
+    (photos / "img_0.jpg").unlink()
+    with pytest.raises(images.ImageError, match="No such file"):
+        first.plot()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        first.plot()
 
 
 def test_what_cannot_be_done_is_said(photos):

@@ -517,7 +517,14 @@ def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mode", "bytes_a_pixel"),
-    [("png", "RGBA", 12), ("png", "RGB", 6), ("bmp", "RGB", 6), ("webp", "RGB", 14.5)],
+    [
+        ("png", "RGBA", 12),
+        ("png", "RGB", 6),
+        ("bmp", "RGB", 6),
+        ("webp", "RGB", 14.5),
+        ("tif", "RGB", 10),
+        ("jpg", "RGB", 8),
+    ],
 )
 def test_of_large_pictures_only_one_is_in_memory(tool, results, tmp_path, kind, mode, bytes_a_pixel):
     if not hasattr(ctypes.CDLL(None), "mallopt"):
@@ -527,7 +534,9 @@ def test_of_large_pictures_only_one_is_in_memory(tool, results, tmp_path, kind, 
         folder = tmp_path / str(size)
         folder.mkdir()
         colour = (255, 0, 0, 255)[: len(mode)]
-        Image.new(mode, (size, size), colour).save(folder / f"0.{kind}", compress_level=1, method=0)
+        how = {"tif": {"compression": "tiff_lzw", "strip_size": 2**30}, "jpg": {"progressive": True, "subsampling": 0}}
+        how = how.get(kind, {"compress_level": 1, "method": 0})
+        Image.new(mode, (size, size), colour).save(folder / f"0.{kind}", **how)
         for number in range(1, 6):
             os.link(folder / f"0.{kind}", folder / f"{number}.{kind}")
         done = process(tool, folder, "--batch-size=1", prelude=PEAK)  # so that several threads decode

@@ -23,17 +23,30 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    for last in (False, False, True):
-        try:
-            scale.start(num_cpus=2, configure_logging=False)
-            break
-        except Exception as error:
-            ray.shutdown()
-            if "timed out" not in str(error):
-                raise
-            if last:
-                pytest.skip("Ray's own processes did not start in time, three times")
+def store():
+    """An S3 server on this machine, which Ray's workers and this process find by AWS_* variables; None without moto."""
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        yield None
+        return
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "any")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield scale.filesystem("s3://photos")[0]
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(store):
+    try:
+        scale.start(num_cpus=2, configure_logging=False)
+    except TimeoutError as error:
+        pytest.skip(str(error))
     yield
     ray.shutdown()
 
@@ -82,6 +95,37 @@ def test_many_say_what_one_says(cluster, photos, models, tmp_path):
     done = scale.run(str(photos), str(tmp_path / "out"), tasks=models, faces="crop", workers=2)
     assert done["files"] == 401 and done["workers"] == 2
     check(*rows(tmp_path / "out"), expected(photos, models, tmp_path))
+
+
+def test_from_one_s3_address_to_another(cluster, store, photos, models, tmp_path, capsys):
+    if not store:
+        pytest.skip("moto is not installed")
+    store.mkdir("photos")
+    store.put(f"{photos}/", "photos/new/", recursive=True)
+    store.mkdir("answers")
+    tasks = ",".join(f"{task}={model}" for task, model in models.items())
+    asked = ["s3://photos/new", "s3://answers/first", "--tasks", tasks, "--faces", "crop", "--workers", "2"]
+    assert scale.main(asked) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.startswith("401 files by 2 workers")
+    store.invalidate_cache()
+    store.get("answers/first/", f"{tmp_path}/out/", recursive=True)
+    check(*rows(tmp_path / "out"), expected(photos, models, tmp_path))
+    assert scale.main(asked) == 2 and "s3://answers/first holds something already" in capsys.readouterr().err
+    asked[:2] = "s3://photos/old", "s3://answers/second"
+    assert scale.main(asked) == 2 and "s3://photos/old is no folder" in capsys.readouterr().err
+
+
+def test_a_store_that_lets_nobody_in_is_one_line(models, monkeypatch, capsys):
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert scale.main(["s3://photos/new", "s3://answers/new", "--model", models["colour"], "--faces", "crop"]) == 2
+    expected = "faces scale: s3://answers/new cannot be reached: Unable to locate credentials\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")

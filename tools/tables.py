@@ -389,6 +389,21 @@ def memory() -> str:
     )
 
 
+def memory_by_format() -> str:
+    """Peak memory of process.py on pictures of 50 megapixels."""
+    peaks = metrics_of("memory")["peak_mb_50_megapixels"]
+    return table(["50 megapixels as", "MB"], sorted(peaks.items(), key=lambda each: each[1]))
+
+
+def report_speed() -> str:
+    """How quick the report is in a browser."""
+    about = metrics_of("report_speed")
+    took, longest = about["computed_ms"], about["longest_frame_ms"]
+    rows = [[name, took.pop(name), longest[name]] for name in longest]
+    text = table([f"{about['faces']:,} faces", "computed, ms"], [list(each) for each in took.items()])
+    return f"{text}{table(['scrolling by', 'computed a frame, ms', 'longest frame by the clock, ms'], rows)}"
+
+
 def scaling() -> str:
     """faces scale on the cores of one machine, and what a thousand million photos would take."""
     about, rows = metrics_of("process_speed", "scaling.json"), []

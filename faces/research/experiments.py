@@ -653,13 +653,12 @@ def _settings(content: dict, changes: Sequence[str], place: str) -> Settings:
         *parents, last = keys.split(".")
         if (parents or [last])[0] in recipes - own:
             parents = ["recipe", *parents]
-        places = [content]
+        found: list[dict | list] = [content]
         try:
             for parent in parents:
-                places = _at(places, parent)
-            for place in places:
-                for inner in _stages(place, last):
-                    inner[last] = yaml.safe_load(value)
+                found = [_at(inner, parent) for each in found for inner in _stages(each, parent)]
+            for inner in (inner for each in found for inner in _stages(each, last)):
+                inner[last] = yaml.safe_load(value)
         except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError):
             raise SettingsError(f"{change!r} does not fit the settings: there is no such key") from None
     try:
@@ -673,10 +672,8 @@ def _stages(place: dict | list, key: str) -> list:
     return place if isinstance(place, list) and not key.isdigit() else [place]
 
 
-def _at(places: list, key: str) -> list:
-    """What stands below a key of some places."""
-    each = [inner for place in places for inner in _stages(place, key)]
-    return [inner[int(key)] if isinstance(inner, list) else inner.setdefault(key, {}) for inner in each]
+def _at(place: dict | list, key: str) -> dict | list:
+    return place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
 
 
 def _wrong(error: ValidationError, stages: bool) -> str:
