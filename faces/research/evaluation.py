@@ -152,8 +152,9 @@ def bootstrap(
     statistic = statistic or (lambda total, count: total / count)
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
-    for start in range(0, resamples, 100):
-        picks = rng.integers(0, len(sums), (min(100, resamples - start), len(sums)))
+    step = max(1, 2**16 // len(sums))  # as many numbers as a processor's cache holds
+    for start in range(0, resamples, step):
+        picks = rng.integers(0, len(sums), (min(step, resamples - start), len(sums)))
         drawn[start : start + len(picks)] = statistic(sums[picks].sum(1), counts[picks].sum(1))
     tail = (1 - level) / 2
     value = float(statistic(sums.sum(), counts.sum()))
