@@ -12,7 +12,13 @@ import pytest
 import tiny_model
 
 from faces import predict
-from faces.research import demo
+from faces.research import demo, notebooks
+
+
+def pytest_collection_modifyitems(items):
+    """The longest modules first, so that no worker is left with one of them at the end (``--no-loadscope-reorder``)."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not hasattr(getattr(item, "module", None), "NOTEBOOKS"), item.path not in slow))
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +30,17 @@ def drawn_faces(tmp_path_factory):
     return demo.make(tmp_path_factory.mktemp("drawn") / "faces", 120, size=64)
 
 
+@pytest.fixture(scope="session")
+def kernel():
+    """A kernel for all notebooks that are run on drawn faces."""
+    with notebooks.one_kernel() as manager:
+        yield manager
+
+
 @pytest.fixture(scope="module")
-def executed(request, tmp_path_factory):
+def executed(request, tmp_path_factory, kernel):
     """Folder of a run of the module's NOTEBOOKS on drawn faces."""
-    return demo_run.run(tmp_path_factory.mktemp("demo"), *request.module.NOTEBOOKS)
+    return demo_run.run(tmp_path_factory.mktemp("demo"), kernel, *request.module.NOTEBOOKS)
 
 
 @pytest.fixture(scope="session")

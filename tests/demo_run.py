@@ -8,7 +8,7 @@ import nbformat
 from faces.research import notebooks
 
 
-def run(home: Path, *only: str) -> Path:
+def run(home: Path, kernel, *only: str) -> Path:
     """Run the notebooks whose names begin with one of ``only``; figures, artifacts and copies go below ``home``."""
     parameters = {
         "out_dir": str(home),
@@ -20,7 +20,7 @@ def run(home: Path, *only: str) -> Path:
     # A parameter is given only where one of these notebooks has it.
     known = {name for path in notebooks.find(only) for name in notebooks.parameters_of(path)}
     parameters = {name: value for name, value in parameters.items() if name in known}
-    notebooks.run_profile("demo", only=only, parameters=parameters, folder=home / "notebooks")
+    notebooks.run_profile("demo", only=only, parameters=parameters, folder=home / "notebooks", kernel=kernel)
     return home
 
 

@@ -132,7 +132,8 @@ def link_package(name, site):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="links and paths as POSIX has them")
-def test_the_wheel_labels_from_any_folder(photos, tmp_path):
+def test_the_wheel_labels_from_any_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it would come before what is installed
     source, work = tmp_path / "source", tmp_path / "work"
     shutil.copytree(ROOT / "faces", source / "faces", ignore=shutil.ignore_patterns("__pycache__"))
     for model in (*set(predict.TASKS.values()), "face_finder", "gender_cnn"):

@@ -10,16 +10,17 @@ import pytest
 
 from faces.research import elsewhere
 
+NOTEBOOKS = ("10",)  # of the fixture `executed`
+
 
 @pytest.mark.slow
-def test_the_notebook_runs_and_every_model_answers_every_photo(tmp_path):
-    home = demo_run.run(tmp_path, "10")
-    demo_run.check(home)
-    answers = pd.read_parquet(home / "10" / "answers.parquet")
+def test_the_notebook_runs_and_every_model_answers_every_photo(executed):
+    demo_run.check(executed)
+    answers = pd.read_parquet(executed / "10" / "answers.parquet")
     assert set(answers["variant"]) == {"as taken", "margin 1.1", "side 64"}
     assert set(answers["task"]) == {"gender", "age", "glasses"}
     assert answers.groupby(["variant", "model"])["photo"].nunique().nunique() == 1
-    assert set(json.loads((home / "10" / "index.json").read_text())) == {"photos", "answers"}
+    assert set(json.loads((executed / "10" / "index.json").read_text())) == {"photos", "answers"}
 
 
 def test_a_network_with_several_heads_answers_each():

@@ -20,15 +20,13 @@ def test_plain_papermill_on_class_folders_that_tell_no_age(tmp_path):
     given |= {"figures_dir": str(tmp_path / "figures")}
     given |= {"run_dir": str(tmp_path / "runs"), "out_dir": str(tmp_path / "runs"), "epochs": 1}
     quick = notebooks.read_profile("demo")
-    for path in notebooks.find(["01", "02", "05", "06"]):
+    for path in notebooks.find(["01", "02", "05"]):
         own = {name: value for name, value in quick[path.stem].items() if not name.endswith(("_dirs", "_dir"))}
         known = notebooks.parameters_of(path)
         parameters = {name: value for name, value in (own | given).items() if name in known}
         run = partial(papermill.execute_notebook, str(path), None, cwd=str(path.parent), progress_bar=False)
         if "_age_" in path.stem:
-            with pytest.raises(
-                papermill.PapermillExecutionError, match=r"no photo in .* tells its age in years|no label `age`"
-            ):
+            with pytest.raises(papermill.PapermillExecutionError, match="no label `age`"):
                 run(parameters)
         else:
             run(parameters)

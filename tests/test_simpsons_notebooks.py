@@ -10,16 +10,17 @@ from PIL import Image
 
 from faces.research import cartoons, data, experiments, steps
 
+NOTEBOOKS = ("09",)  # of the fixture `executed`
+
 
 @pytest.mark.slow
-def test_the_notebook_runs_from_pictures_to_named_ones(tmp_path):
-    home = demo_run.run(tmp_path, "09")
-    demo_run.check(home)
-    index = json.loads((home / "09" / "index.json").read_text())
+def test_the_notebook_runs_from_pictures_to_named_ones(executed):
+    demo_run.check(executed)
+    index = json.loads((executed / "09" / "index.json").read_text())
     assert {"people", "by_epoch", "steps_people", "splits_people", "on_plain_people", "drawings"} <= set(index)
-    compared = pd.read_parquet(home / "09" / "steps_people.parquet")
+    compared = pd.read_parquet(executed / "09" / "steps_people.parquet")
     assert len(compared) == 9 and compared["test_f1"].between(0, 1).all()
-    named = pd.read_csv(home / "named.csv")
+    named = pd.read_csv(executed / "named.csv")
     assert named.loc[named["error"].notna(), "file"].tolist() == ["male/0071.jpg"]  # a truncated one
     assert named["label"].notna().sum() == len(named) - 1
 

@@ -12,7 +12,6 @@ from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -224,6 +223,8 @@ def _quicken(network: nn.Module) -> None:
 
 
 def _torchvision(name: str, *, size: int, imagenet: bool, **options) -> Backbone:
+    import torchvision  # takes longer than torch itself, and the networks of our own do without
+
     if imagenet and options.get("width_mult", 1.0) != 1.0:
         raise WeightsError(f"there are ImageNet weights of {name} for width 1.0 only: start from weights='random'")
     kept = torchvision.models.get_model_weights(name).DEFAULT

@@ -131,8 +131,9 @@ def bootstrap(
     sums, counts = np.bincount(codes, values), np.bincount(codes).astype(float)
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
-    for start in range(0, resamples, 100):
-        picks = rng.integers(0, len(sums), (min(100, resamples - start), len(sums)))
+    step = max(1, 2**16 // len(sums))  # as many numbers as a processor's cache holds
+    for start in range(0, resamples, step):
+        picks = rng.integers(0, len(sums), (min(step, resamples - start), len(sums)))
         drawn[start : start + len(picks)] = sums[picks].sum(1) / counts[picks].sum(1)
     value = float(sums.sum() / counts.sum())
     if proportion and np.ptp(sums / counts) == 0:

@@ -19,8 +19,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS, CONFIGS, EXECUTED = ROOT / "notebooks", ROOT / "configs", ROOT / "runs" / "notebooks"
@@ -100,10 +102,44 @@ def check(notebook: Path, parameters: dict) -> dict:
     return checked
 
 
-def run(notebook: Path, parameters: dict | None = None, *, folder: Path = EXECUTED, progress: bool = True) -> Path:
-    """Execute one notebook with papermill on the kernel ``python3`` and return the executed copy.
+@contextmanager
+def one_kernel() -> Iterator[Any]:
+    """A kernel manager for several calls of ``run``: libraries are imported once, which takes longer than most reports.
 
-    The copy is kept in ``folder`` whatever happens: it shows how far a failed run came.
+    Each notebook finds an empty namespace; what it changed in a library stays changed.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    kernel = AsyncKernelManager(kernel_name="python3")  # papermill starts it
+    try:
+        yield kernel
+    finally:
+        run_sync(kernel.shutdown_kernel)(now=True)
+
+
+def _clear(kernel: Any) -> None:
+    from jupyter_core.utils import run_sync
+
+    client = kernel.client()
+    client.start_channels()
+    run_sync(client.wait_for_ready)()
+    run_sync(client.execute_interactive)("%reset -f")
+    client.stop_channels()
+
+
+def run(
+    notebook: Path,
+    parameters: dict | None = None,
+    *,
+    folder: Path = EXECUTED,
+    progress: bool = True,
+    kernel: Any = None,
+) -> Path:
+    """Execute one notebook with papermill and return the executed copy.
+
+    The copy is kept in ``folder`` whatever happens: it shows how far a failed run came. The kernel is a new one of the
+    kind ``python3``, or that of ``one_kernel``.
 
     Raises
     ------
@@ -115,9 +151,17 @@ def run(notebook: Path, parameters: dict | None = None, *, folder: Path = EXECUT
     parameters = check(notebook, parameters or {})
     folder.mkdir(parents=True, exist_ok=True)
     executed = folder / notebook.name
+    if kernel is not None and kernel.has_kernel:
+        _clear(kernel)
     try:
         papermill.execute_notebook(
-            str(notebook), str(executed), parameters, kernel_name="python3", cwd=str(ROOT), progress_bar=progress
+            str(notebook),
+            str(executed),
+            parameters,
+            kernel_name="python3",
+            cwd=str(ROOT),
+            progress_bar=progress,
+            km=kernel,
         )
     except papermill.PapermillExecutionError as error:
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
@@ -159,7 +203,7 @@ def merge_streams(outputs: list) -> list:
     return merged
 
 
-def execute_from_results(notebook: Path, folder: Path):
+def execute_from_results(notebook: Path, folder: Path, kernel: Any = None):
     """Execute a notebook from committed results and return it clean, as it is published.
 
     No warnings, progress bars or representations of figures; execution counts 1 to n; the hash of each cell that ran.
@@ -167,7 +211,8 @@ def execute_from_results(notebook: Path, folder: Path):
     """
     import nbformat
 
-    executed = nbformat.read(run(notebook, {"data_dirs": [], "out_dir": str(folder)}, folder=folder, progress=False), 4)
+    given = {"data_dirs": [], "out_dir": str(folder)}
+    executed = nbformat.read(run(notebook, given, folder=folder, progress=False, kernel=kernel), 4)
     executed.cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell in executed.cells:  # papermill writes down when each ran
         cell.metadata = nbformat.from_dict({name: cell.metadata[name] for name in ("tags",) if cell.metadata.get(name)})
@@ -191,20 +236,20 @@ def report(only: Iterable[str] = ()) -> bool:
     import nbformat
 
     rows, differing = [], []
-    for notebook in filter(on_steps, find(only)):
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            executed = execute_from_results(notebook, Path(folder))
-        committed = nbformat.read(notebook, 4)
-        pairs = zip(committed.cells, executed.cells, strict=True)
-        cells = [
-            number for number, (a, b) in enumerate(pairs) if b.cell_type == "code" and outputs_of(a) != outputs_of(b)
-        ]
-        if cells:
-            differing.append(f"{notebook.stem}: other outputs than committed in cells {', '.join(map(str, cells))}")
-        index = json.loads((RESULTS / notebook.stem[:2] / "index.json").read_text(encoding="utf-8"))
-        commits = sorted({about.get("source") or about["commit"] for about in index.values()})
-        rows.append([notebook.stem, f"{time.perf_counter() - started:.0f}", str(len(index)), ", ".join(commits)])
+    with one_kernel() as kernel, tempfile.TemporaryDirectory() as folder:
+        for notebook in filter(on_steps, find(only)):
+            started = time.perf_counter()
+            executed = execute_from_results(notebook, Path(folder), kernel)
+            committed = nbformat.read(notebook, 4)
+            pairs = enumerate(zip(committed.cells, executed.cells, strict=True))
+            code = [(number, a, b) for number, (a, b) in pairs if b.cell_type == "code"]
+            cells = [str(number) for number, a, b in code if outputs_of(a) != outputs_of(b)]
+            if cells:
+                differing.append(f"{notebook.stem}: other outputs than committed in cells {', '.join(cells)}")
+            index = json.loads((RESULTS / notebook.stem[:2] / "index.json").read_text(encoding="utf-8"))
+            commits = sorted({about.get("source") or about["commit"] for about in index.values()})
+            seconds = f"{time.perf_counter() - started:.0f}"
+            rows.append([notebook.stem, seconds, str(len(index)), ", ".join(commits)])
     for row in [["notebook", "seconds", "steps", "from commit"], *rows]:
         print("{:<32} {:>7} {:>5}  {}".format(*row))
     from importlib.metadata import version
@@ -262,6 +307,7 @@ def run_profile(
     data: Iterable[str | os.PathLike] = (),
     parameters: dict | None = None,
     folder: Path = EXECUTED,
+    kernel: Any = None,
 ) -> list[Path]:
     """Run notebooks with a profile's parameters and, over those, ``parameters``; return the executed copies.
 
@@ -299,7 +345,7 @@ def run_profile(
     for notebook in notebooks:
         started = time.perf_counter()
         print(f"{notebook.stem} …", file=sys.stderr, flush=True)
-        executed.append(run(notebook, wanted[notebook], folder=folder))
+        executed.append(run(notebook, wanted[notebook], folder=folder, kernel=kernel))
         print(f"{notebook.stem} done in {time.perf_counter() - started:.0f} s -> {executed[-1]}", file=sys.stderr)
     return executed
 

@@ -148,6 +148,7 @@ def test_a_student_learns_from_photos_without_labels(run, photos, cache, tmp_pat
     assert history["train_loss"].iloc[0] > 0
 
 
+@pytest.mark.slow
 def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path, monkeypatch):
     folder = run[0]
     metrics = experiments.publish(folder, tmp_path / "model", photos, cache=cache)
