@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"  # of a checkout
 PACKAGED = Path(__file__).resolve().parent / "artifacts"  # of an installed wheel
 # Task -> the model that answers it by default, by the head of that name or its only head. Several tasks may have one.
-TASKS = {"gender": "gender_mobilenet_v2", "age": "faces_mobilenet_v1", "glasses": "faces_mobilenet_v1"}
+TASKS = dict.fromkeys(("gender", "age", "glasses"), "faces_mobilenet_v1")
 SCHEMA = 2  # of the metadata
 BATCH_SIZE = 16  # larger batches take more memory, and more time, since they leave the processor's caches
 # Batches that are run side by side, and threads of each: small networks use cores better in two batches than in one.

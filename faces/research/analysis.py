@@ -286,6 +286,31 @@ def against(after: pd.DataFrame, before: pd.DataFrame, head: str) -> pd.DataFram
     return evaluation.figures(after, {key: one[key] - other[key] for key in one}, differences=True)
 
 
+def mirrored(photos: pd.DataFrame, *, run: Path, cache: Path) -> pd.DataFrame:
+    """What an average over image and mirror image adds to a trained network's answers about test photos; a step.
+
+    Returns
+    -------
+    DataFrame
+        As from ``against``, for every head that the network has learnt.
+    """
+    import torch
+
+    from faces.research import batches, experiments, training
+
+    test = photos[photos["split"] == "test"].reset_index(drop=True)
+    network, recipe, heads, fitted = experiments.load(run)
+    feed = batches.Batches(batches.decode(test, recipe.size, whole=recipe.whole, cache=cache), {}, 256)
+    heads, answers = [head for head in heads if head.name in recipe.learn], {}
+    for looks in (1, 2):
+        network.mirror = looks == 2
+        outputs = training.predict(network, feed)
+        said = [head.answer(torch.from_numpy(outputs[head.name]), fitted.get(head.name, {})).numpy() for head in heads]
+        frames = [head.frame(each) for head, each in zip(heads, said, strict=True)]
+        answers[looks] = pd.concat([test, *frames], axis=1)
+    return pd.concat([against(answers[2], answers[1], head.name) for head in heads], ignore_index=True)
+
+
 def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:
     """Rows of ``evaluation.figures`` with their intervals in words: years of an error, else percent."""
     words = []

@@ -18,18 +18,20 @@ from faces.research.experiments import Augment, Recipe
 
 PLAIN: dict[str, Any] = {"backbone": "cartoon_cnn", "options": {}, "size": 64, "whole": False, "dropout": 0.25}
 PLAIN |= {"learning_rate": 1e-3, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.2}
+RESIDUAL: dict[str, Any] = {"backbone": "small_resnet", "weights": "random", "dropout": 0.2, "learning_rate": 3e-3}
+RESIDUAL |= {"warmup": 0.3}
 BARE: dict[str, Any] = {"smoothing": 0.0, "augment": None, "average": 0.0, "mirror": False}
 MILD = Augment(rotate=12, shift=0.08, zoom=(0.8, 1.25), brightness=0.2, contrast=0.2)
 
 
-def ladder(recipe: Recipe, *, epochs: int, width: int) -> dict[str, Recipe]:
-    """Runs of equal length from a plain network to ``recipe``, one change at a time, and ``recipe`` itself."""
+def ladder(recipe: Recipe, *, epochs: int, width: int, wide: int) -> dict[str, Recipe]:
+    """Runs of equal length from a plain network to a residual one, one change at a time, and ``recipe`` itself."""
     label = next(iter(recipe.learn))
-    plain = replace(recipe, **PLAIN, **BARE, epochs=epochs)
-    small = replace(recipe, **BARE, epochs=epochs, size=64, whole=False, options={"width": width})
+    plain = replace(recipe, **PLAIN, **BARE, weights="random", epochs=epochs)
+    small = replace(recipe, **RESIDUAL, **BARE, epochs=epochs, size=64, whole=False, options={"width": width})
     augmented = replace(small, augment=MILD)
     smooth = replace(augmented, smoothing=0.1, average=0.05)
-    large = replace(smooth, size=recipe.size, whole=recipe.whole, options=recipe.options)
+    large = replace(smooth, size=recipe.size, whole=recipe.whole, options={"width": wide})
     return {
         "plain": plain,
         "plain, focal loss": replace(plain, gamma=2.0),
@@ -38,8 +40,8 @@ def ladder(recipe: Recipe, *, epochs: int, width: int) -> dict[str, Recipe]:
         "residual, augmented": augmented,
         "… smoothed, averaged": smooth,
         "… with focal loss": replace(smooth, gamma=2.0),
-        "… as large as published": large,
-        "published, all epochs": recipe,
+        "… larger": large,
+        "published": recipe,
     }
 
 
@@ -147,6 +149,13 @@ def drawings(*, label: str, run: Path, folder: Path, cache: Path, number: int = 
     chosen = set(np.random.default_rng(0).permutation(len(paths))[:shown])
     squares = [images.decode(path, 64).tobytes() if i in chosen else None for i, path in enumerate(paths)]
     return said.assign(number=range(len(said)), pixels=squares)
+
+
+def strangers(pictures: pd.DataFrame, *, label: str, known: Sequence[str], run: Path, cache: Path) -> pd.DataFrame:
+    """Answers to pictures of none of the ``known`` classes: ``shown``, ``split``, ``predicted`` and ``confidence``."""
+    others = pictures[~pictures[label].isin(known)].reset_index(drop=True)
+    said = experiments.predict(run, others.rename(columns={label: "shown"}), cache=cache)
+    return _answers(said, label).assign(shown=others[label], split=others["split"])
 
 
 def name_pictures(folder: Path, model: str, shown: int = 24) -> tuple[pd.DataFrame, list[np.ndarray]]:

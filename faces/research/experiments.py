@@ -473,6 +473,33 @@ def compare_ages(
     return pd.DataFrame(rows)
 
 
+def heed_strangers(folder: str | os.PathLike, folders: Sequence[str], *, cache: str | os.PathLike = CACHE) -> float:
+    """Raise the abstain threshold of a finished run until two thirds of the pictures of no class stay below it.
+
+    Parameters
+    ----------
+    folder : path
+        Of a run with one class label.
+    folders : sequence of str
+        Of pictures; those whose label is one of the classes are left out, and those that a split tests on.
+
+    Returns
+    -------
+    float
+        The threshold, which is written to the run.
+    """
+    about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
+    [head] = about["heads"]
+    photos = data.usable(data.prepare(folders, stratify=["label"], seed=0, cache=cache), "label")
+    strangers = photos[~photos["label"].isin(head["classes"]) & photos["split"].isin(["train", "val"])]
+    said = predict(folder, strangers.drop(columns="label").reset_index(drop=True), cache=cache)
+    fitted = about["fitted"][head["name"]]
+    limit = float(said[f"{head['name']}_confidence"].quantile(2 / 3))
+    fitted["abstain_below"] = round(max(fitted["abstain_below"], limit), 4)
+    write_json(Path(folder) / ABOUT, about)
+    return fitted["abstain_below"]
+
+
 def publish(
     folder: str | os.PathLike,
     target: str | os.PathLike,
@@ -602,6 +629,8 @@ class Settings:
         Of the split.
     limit : int, optional
         Take so many photos of each side, for a trial.
+    strangers : list of str
+        Folders of pictures of none of the classes, see ``heed_strangers``.
     """
 
     data: list[str]
@@ -610,6 +639,7 @@ class Settings:
     stratify: list[str] = Field(default_factory=lambda: ["glasses", "gender", "age_group"])
     seed: int = 0
     limit: int | None = None
+    strangers: list[str] = Field(default_factory=list)
 
 
 def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Settings:
@@ -755,6 +785,8 @@ def train_and_publish(
     train(settings.recipe, manifest, folder, cache=cache, device=device, keep="best")
     if not training.is_first_process():
         return []
+    if settings.strangers:
+        heed_strangers(folder, settings.strangers, cache=cache)
     subject = "face" if FACE_LABELS & set(recipe.learn) else "picture"
     metrics = publish(folder, folder, manifest, subject=subject, overwrite=True, cache=cache)
     training.remove_checkpoints(folder)

@@ -108,7 +108,7 @@ def one_kernel() -> Iterator[Any]:
 
     Each notebook finds an empty namespace; what it changed in a library stays changed.
     """
-    from jupyter_client import AsyncKernelManager
+    from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
     kernel = AsyncKernelManager(kernel_name="python3")  # papermill starts it
