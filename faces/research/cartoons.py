@@ -158,6 +158,26 @@ def strangers(pictures: pd.DataFrame, *, label: str, known: Sequence[str], run: 
     return _answers(said, label).assign(shown=others[label], split=others["split"])
 
 
+def heeding(met: pd.DataFrame, own: pd.DataFrame, label: str, limit: float) -> tuple[float, str]:
+    """A threshold, at least ``limit``, that two thirds of the strangers seen in training stay below; it, and in words.
+
+    Parameters
+    ----------
+    met : DataFrame
+        As from ``strangers``.
+    own : DataFrame
+        Test pictures of the known classes, as from ``experiments.predict``.
+    """
+    limit = max(limit, met.loc[met["split"] != "test", "confidence"].quantile(2 / 3))
+    new, sure = met[met["split"] == "test"], own[own[f"{label}_confidence"] >= limit]
+    wrong = (sure[label] != sure[f"{label}_predicted"]).mean()
+    named = f"threshold {limit:.0%}: {(new['confidence'] >= limit).mean():.0%} of {len(new):,} strangers are named"
+    return (
+        limit,
+        f"{named}; of the known, {len(sure) / len(own):.1%} of the test pictures, {wrong:.1%} of those wrongly",
+    )
+
+
 def name_pictures(folder: Path, model: str, shown: int = 24) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """What an exported network says of the pictures of a folder: file, label (or unknown), confidence, error.
 
