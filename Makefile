@@ -19,7 +19,7 @@ DOCS_VENV ?= .venv-docs
 COG := cog -P -I tools -p 'import tables'
 PAGES := README.md samples/README.md docs/*.md
 # What `make run` labels: pictures with known answers, two of them wrong.
-SAMPLES := samples samples/portraits/composites samples/portraits/london/107_neutral.jpg
+SAMPLES := samples samples/portraits/composites samples/portraits/london/024_neutral.jpg
 VERSIONS := $(if $(NEWEST),--upgrade,--constraint constraints.txt)
 BIN := $(VENV)/bin
 # For the shell, whatever spaces and quotes a name holds.

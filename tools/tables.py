@@ -35,7 +35,7 @@ BOUNDS = ["mean", "low", "high"]
 TRUTH = {
     "eileen_collins.jpg": ("female", None),
     "grace_hopper.jpg": ("female", None),
-    "portraits/london/107_neutral.jpg": ("female", 41),
+    "portraits/london/024_neutral.jpg": ("male", 47),
 }
 PRICE = 0.04  # dollars a core-hour, an assumption
 # The figure of each notebook that stands for it.

@@ -604,8 +604,8 @@ def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
         for name, part in table.groupby("background"):
             colour = {"white": COLOURS[4], "black": INK}[name]
             ax.plot(part["scale"], part["right"], "o-", markersize=4, color=colour)
-            at = (part["scale"].iloc[0], part["right"].iloc[0])
-            ax.annotate(f"on {name}", at, (0, 12 if name == "black" else -18), textcoords="offset points", color=colour)
+            look = {"xycoords": "axes fraction", "color": colour, "ha": "right"}
+            ax.annotate(f"on {name}", (0.97, 0.16 if name == "black" else 0.05), **look)
         ax.set(title=human(title), xlabel="side of picture over side of square", ylim=(0, 1))
         percent(ax.xaxis, ax.yaxis)
     axes[0, 0].set_ylabel("right")
