@@ -445,12 +445,6 @@ def load() -> str:
     return table(["clients at once", "answers/s", "half within, ms", "99 % within, ms", "refused with 503"], rows)
 
 
-def peers_speed() -> str:
-    """Crops a second of the classifiers that anybody can install, decoding counted."""
-    measured = metrics_of("process_speed")["peers"]
-    return "; ".join(f"{PEERS[name]}: {figures['photos_per_s']} crops a second" for name, figures in measured.items())
-
-
 def protocol() -> str:
     """Error of a network that is trained and tested on ages from 21 to 60 alone, as published comparisons are."""
     error = shown(metrics_of("age_errors")["protocol_21_to_60"]["mae"], "mae")
