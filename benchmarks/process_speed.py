@@ -1,6 +1,6 @@
 """How fast `process.py` is, beside merely decoding the same files: python benchmarks/process_speed.py DIR [--write]
 
-  crops   the first --photos photos below DIR (default 10,000), crops of one face each
+  crops   the first --photos photos below DIR (default 10,000), crops of one face each; also with --faces crop
   large   --large photos of twelve megapixels (default 500): pictures without people that ship with scikit-image, one
           to four of the crops laid onto each; made once, kept in runs/large
 
@@ -67,9 +67,9 @@ def timed(*command: str) -> float:
     return time.perf_counter() - started
 
 
-def process(folder: Path, home: Path, tasks: str) -> list[str]:
+def process(folder: Path, home: Path, tasks: str, *more: str) -> list[str]:
     asked = ["--model", tasks] if tasks == SMALLER else ["--tasks", tasks]
-    return [sys.executable, "process.py", str(folder), *asked, "--output", str(home / "out.json")]
+    return [sys.executable, "process.py", str(folder), *asked, *more, "--output", str(home / "out.json")]
 
 
 def photos_below(folder: Path, count: int) -> list[Path]:
@@ -85,14 +85,18 @@ def link(photos: list[Path], folder: Path) -> Path:
     return folder
 
 
-def compared(folder: Path, home: Path, runs: int) -> dict:
-    """Photos a second of decoding and of process.py, and their ratio, for each of ``ASKED`` and for ``SMALLER``."""
+def compared(folder: Path, home: Path, runs: int, *more: str) -> dict:
+    """Photos a second of decoding and of process.py, and their ratio, for each of ``ASKED`` and for ``SMALLER``.
+
+    ``more`` are further arguments of process.py.
+    """
     count, figures = len(list(folder.iterdir())), {}
     for tasks in (*ASKED, SMALLER):
-        timed(*process(folder, home, tasks))  # the first run reads the files from the disk
+        timed(*process(folder, home, tasks, *more))  # the first run reads the files from the disk
         pairs = []
         for _ in range(runs):
-            pairs.append((timed(sys.executable, "-c", DECODE, str(folder)), timed(*process(folder, home, tasks))))
+            decoding = timed(sys.executable, "-c", DECODE, str(folder))
+            pairs.append((decoding, timed(*process(folder, home, tasks, *more))))
         decode, whole = (statistics.median(column) for column in zip(*pairs, strict=True))
         figures[tasks] = {
             "photos": count,
@@ -168,7 +172,9 @@ def main() -> None:
     figures: dict = {"machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"}
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        figures["crops"] = compared(link(photos, home / "crops"), home, options.runs)
+        crops = link(photos, home / "crops")
+        figures["crops"] = compared(crops, home, options.runs)
+        figures["known_crops"] = compared(crops, home, options.runs, "--faces", "crop")
         if options.large:
             large = link(large_photos(photos, options.large), home / "large")
             figures["large"] = compared(large, home, options.runs)

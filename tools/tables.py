@@ -375,7 +375,8 @@ def finders() -> str:
 def speed() -> str:
     """process.py beside a program that only decodes."""
     about, rows = metrics_of("process_speed"), []
-    for kind, photos in (("crops", "crops of one face"), ("large", "photos of 12 megapixels")):
+    known = "crops of one face, `--faces crop`"
+    for kind, photos in (("crops", "crops of one face"), ("known_crops", known), ("large", "photos of 12 megapixels")):
         for tasks, figures in about[kind].items():
             name = f"gender, by `{tasks}`" if "_" in tasks else tasks
             speeds = [f"{figures[f'{part}_photos_per_s']:,}" for part in ("process", "decode")]
