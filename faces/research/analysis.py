@@ -294,21 +294,15 @@ def mirrored(photos: pd.DataFrame, *, run: Path, cache: Path) -> pd.DataFrame:
     DataFrame
         As from ``against``, for every head that the network has learnt.
     """
-    import torch
-
     from faces.research import batches, experiments, training
 
     test = photos[photos["split"] == "test"].reset_index(drop=True)
     network, recipe, heads, fitted = experiments.load(run)
-    feed = batches.Batches(batches.decode(test, recipe.size, whole=recipe.whole, cache=cache), {}, 256)
-    heads, answers = [head for head in heads if head.name in recipe.learn], {}
+    feed, answers = batches.Batches(batches.decode(test, recipe.size, whole=recipe.whole, cache=cache), {}, 256), {}
     for looks in (1, 2):
         network.mirror = looks == 2
-        outputs = training.predict(network, feed)
-        said = [head.answer(torch.from_numpy(outputs[head.name]), fitted.get(head.name, {})).numpy() for head in heads]
-        frames = [head.frame(each) for head, each in zip(heads, said, strict=True)]
-        answers[looks] = pd.concat([test, *frames], axis=1)
-    return pd.concat([against(answers[2], answers[1], head.name) for head in heads], ignore_index=True)
+        answers[looks] = experiments.answered(test, training.predict(network, feed), recipe, heads, fitted)
+    return pd.concat([against(answers[2], answers[1], name) for name in recipe.learn], ignore_index=True)
 
 
 def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:

@@ -368,7 +368,17 @@ def predict(folder: str | os.PathLike, manifest: pd.DataFrame, **options) -> pd.
     options : ``cache`` and ``device``, as for ``train``.
     """
     _, recipe, found, fitted = load(folder)
-    outputs = outputs_of(folder, manifest, **options)
+    return answered(manifest, outputs_of(folder, manifest, **options), recipe, found, fitted)
+
+
+def answered(
+    manifest: pd.DataFrame,
+    outputs: Mapping[str, np.ndarray],
+    recipe: Recipe,
+    found: Sequence[heads.Head],
+    fitted: Mapping[str, Mapping],
+) -> pd.DataFrame:
+    """The manifest's rows with the calibrated answers that are read from a network's outputs about them."""
     tables = []
     for head in found:
         if head.name in recipe.learn:
