@@ -264,15 +264,15 @@ def age_errors(kind: str) -> str:
     return table([kind, "photos", "error, years"], rows)
 
 
-def groups(model: str, kind: str, metric: str) -> str:
-    """A figure of a model by group of people (``kind``: gender, age_group, race), worst first."""
+def groups(kind: str) -> str:
+    """How often the default network answers gender right, by group of people (``kind``: age_group, race), worst first."""
     rows = []
-    for source, parts in metrics_of(model)[f"test_by_{kind}"].items():
-        ordered = sorted(parts.items(), key=lambda part: part[1]["mean"] * (-1 if metric == "mae" else 1))
-        for group, figures in ordered:
-            figure = shown({"value": figures["mean"], **figures}, metric)
-            rows.append([SOURCES.get(source, source), group, f"{figures['photos']:,}", figure])
-    return table(["photos of", kind.replace("_", " "), "number", METRICS.get(metric, metric)], rows)
+    for source, parts in pd.DataFrame(metrics_of(predict.TASKS["gender"])["test"]).groupby("source"):
+        parts = parts[(parts["head"] == "gender") & (parts["by"] == kind)]
+        for part in parts.sort_values("mean").to_dict("records"):
+            group = part["value"].replace("_Hispanic", " or Hispanic")
+            rows.append([SOURCES[source], group, f"{part['photos']:,}", interval(part[key] for key in BOUNDS)])
+    return table(["photos of", kind.replace("_", " "), "number", "accuracy"], rows)
 
 
 def minors() -> str:
