@@ -280,10 +280,20 @@ def measured(answers: pd.DataFrame, heads: Sequence[str]) -> dict[tuple[str, str
     return found
 
 
-def against(after: pd.DataFrame, before: pd.DataFrame, head: str) -> pd.DataFrame:
-    """Paired differences of two models' answers to the same photos, ``after`` less ``before``, by source."""
+def against(after: pd.DataFrame, before: pd.DataFrame, head: str, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Paired differences of two models' answers to the same photos, ``after`` less ``before``, by source and groups."""
     one, other = measured(after, [head]), measured(before, [head])
-    return evaluation.figures(after, {key: one[key] - other[key] for key in one}, differences=True)
+    return evaluation.figures(after, {key: one[key] - other[key] for key in one}, by, differences=True)
+
+
+def last_stage(photos: pd.DataFrame, *, run: Path, number: int, by: Sequence[str], cache: Path) -> pd.DataFrame:
+    """What the last of ``number`` stages changed in answers about test photos: ``against`` for each head; a step."""
+    from faces.research import experiments
+
+    test = photos[photos["split"] == "test"].reset_index(drop=True)
+    before, after = (experiments.predict(run / f"stage-{stage}", test, cache=cache) for stage in (number - 1, number))
+    learnt = experiments.load(run)[1].learn
+    return pd.concat([against(after, before, name, by) for name in learnt], ignore_index=True)
 
 
 def mirrored(photos: pd.DataFrame, *, run: Path, cache: Path) -> pd.DataFrame:

@@ -275,17 +275,14 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
 def shown(recipe: Recipe, manifest: pd.DataFrame) -> np.ndarray:
     """How often each row is shown in an epoch, see ``Recipe.oversample``: int ``[n]``.
 
-    Raises
-    ------
-    ValueError
-        The manifest has no such column, or no photo with such a value.
+    Values that no photo has are named on stderr.
     """
     times = np.ones(len(manifest), int)
     for column, values in recipe.oversample.items():
         for value, number in values.items():
             members = manifest[column].astype(str) == value if column in manifest else np.zeros(len(manifest), bool)
             if not members.any():
-                raise ValueError(f"oversample: no photo's {column} is {value!r}")
+                print(f"oversample: there is no photo whose {column} is {value!r}", file=sys.stderr)
             times[members] = np.maximum(times[members], number)
     return times
 
