@@ -55,18 +55,13 @@ def save(
 
     Parameters
     ----------
-    photos : DataFrame
-        With ``path``.
-    folder : Path
-        Where the files go; those that are there already are kept.
-    change : callable
-        (image, value) -> image, e.g. ``zoom``.
-    values : sequence
+    photos : with ``path``.
+    folder : where the files go; those that are there already are kept.
+    change : (image, value) -> image, e.g. ``zoom``.
 
     Returns
     -------
-    DataFrame
-        The rows of ``photos`` once for each value, with ``path`` of the altered file and ``value``.
+    DataFrame: the rows of ``photos`` once for each value, with ``path`` of the altered file and ``value``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -107,17 +102,13 @@ def ask(
 
     Parameters
     ----------
-    change : str
-        Name of a change of this module, e.g. "zoom".
-    networks : mapping of str to str
-        Name -> folder of its run below ``folder``.
-    number : int
-        Take so many photos, drawn at random with ``seed``.
+    change : name of a change of this module, e.g. "zoom".
+    networks : name -> folder of its run below ``folder``.
+    number : take so many photos, drawn at random with ``seed``.
 
     Returns
     -------
-    DataFrame
-        A row for each network, value and photo, as from ``experiments.predict``, with ``network`` and ``value``.
+    DataFrame: a row for each network, value and photo, as from ``experiments.predict``, with ``network`` and ``value``.
     """
     from faces.research import experiments  # brings torch, which reading results does without
 
@@ -165,9 +156,8 @@ def portraits(folder: Path, *, seed: int, size: int = 128) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        A row for each person and place: ``path``, ``group`` (the person), ``gender``, ``place``, and ``pixels``, the
-        bytes of the picture in 64 pixels, uint8 ``[64, 64, 3]``.
+    DataFrame: a row for each person and place: ``path``, ``group`` (the person), ``gender``, ``place``, and ``pixels``,
+    the bytes of the picture in 64 pixels, uint8 ``[64, 64, 3]``.
     """
     from faces import finding
     from faces.predict import ARTIFACTS
@@ -199,18 +189,14 @@ def worn_or_held(
 
     Parameters
     ----------
-    before : DataFrame
-        History of the network, an input so that a new network makes this step stale.
-    people : int
-        Of so many, the pictures and the maps are kept.
-    patch, stride : int
-        Of the grey squares that hide parts of the picture, in pixels of the network's input.
+    before : history of the network, an input so that a new network makes this step stale.
+    people : of so many, the pictures and the maps are kept.
+    patch, stride : of the grey squares that hide parts of the picture, in pixels of the network's input.
 
     Returns
     -------
-    dict
-        "answers": group, gender, place, ``p_glasses``; "maps": of some people besides ``pixels`` and ``drop``, the
-        bytes of how much hiding each part lowers the log-odds of the answer, float32 ``[k, k]``.
+    dict: "answers": group, gender, place, ``p_glasses``; "maps": of some people besides ``pixels`` and ``drop``, the
+    bytes of how much hiding each part lowers the log-odds of the answer, float32 ``[k, k]``.
     """
     import torch
 
@@ -247,8 +233,7 @@ def detect(predictions: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        As from ``evaluation.detection``, and in ``val_auc`` the area under the curve on validation photos.
+    DataFrame: as from ``evaluation.detection``, and in ``val_auc`` the area under the curve on validation photos.
     """
     named = predictions.rename(columns={"glasses_p_glasses": "p_glasses"})
     val, test = (named[named["split"] == split] for split in ("val", "test"))
@@ -293,14 +278,12 @@ def trials(
 
     Parameters
     ----------
-    stages, steady : sequence of Recipe
-        With augmentation that becomes harsher, and with one that stays.
+    stages, steady : with augmentation that becomes harsher, and with one that stays.
 
     Returns
     -------
-    dict
-        "suspects": photos and suspect ones; "what": run, metric, value, low, high; "sizes": the same with width and
-        parameters.
+    dict: "suspects": photos and suspect ones; "what": run, metric, value, low, high; "sizes": the same with width and
+    parameters.
     """
     from dataclasses import replace
 
@@ -350,15 +333,12 @@ def taught(
 
     Parameters
     ----------
-    teacher, stages : Recipe, sequence of Recipe
-        Of the large and of the small network.
-    more_dirs : sequence of folders
-        Photos of faces; ``more_photos`` of them, drawn at random and none near a test photo, join in.
+    teacher, stages : of the large and of the small network.
+    more_dirs : photos of faces; ``more_photos`` of them, drawn at random and none near a test photo, join in.
 
     Returns
     -------
-    dict
-        "history" and "predictions" of the small network, and "teacher": figures of the large one.
+    dict: "history" and "predictions" of the small network, and "teacher": figures of the large one.
     """
     from dataclasses import replace
 

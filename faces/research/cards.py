@@ -21,14 +21,12 @@ def test_rows(metrics: Mapping) -> list[dict]:
 
     Parameters
     ----------
-    metrics : mapping
-        Content of the file.
+    metrics : content of the file.
 
     Returns
     -------
-    list of dict
-        With ``source``, ``split`` ("test", or "all" of a source that was never trained on), ``head``, ``metric``,
-        ``photos``, ``value``, ``low`` and ``high``.
+    list of dict: with ``source``, ``split`` ("test", or "all" of a source that was never trained on), ``head``,
+    ``metric``, ``photos``, ``value``, ``low`` and ``high``.
     """
     if isinstance(metrics["test"], list):
         whole = (row for row in metrics["test"] if not row.get("by"))
@@ -48,15 +46,12 @@ def header(metrics: Mapping, sources: Iterable[str]) -> str:
 
     Parameters
     ----------
-    metrics : mapping
-        Content of ``metrics.json``.
-    sources : iterable of str
-        Of the training photos, whose terms decide the licence.
+    metrics : content of ``metrics.json``.
+    sources : of the training photos, whose terms decide the licence.
 
     Returns
     -------
-    str
-        Between two lines ``---``, as model hubs expect it.
+    str: between two lines ``---``, as model hubs expect it.
     """
     sources, rows = sorted(sources), [row for row in test_rows(metrics) if row["metric"] not in UNRANKED]
     results: dict[tuple, dict] = {}

@@ -111,15 +111,12 @@ def on_plain(
 
     Parameters
     ----------
-    run : Path
-        Of the trained network that is asked.
-    scales : sequence of float
-        Long side of the picture over that of the square.
+    run : of the trained network that is asked.
+    scales : long side of the picture over that of the square.
 
     Returns
     -------
-    DataFrame
-        background, scale, group, the label, ``predicted`` and ``confidence``.
+    DataFrame: background, scale, group, the label, ``predicted`` and ``confidence``.
     """
     test = photos[photos["split"] == "test"].reset_index(drop=True)
     rows = []
@@ -163,10 +160,8 @@ def heeding(met: pd.DataFrame, own: pd.DataFrame, label: str, limit: float) -> t
 
     Parameters
     ----------
-    met : DataFrame
-        As from ``strangers``.
-    own : DataFrame
-        Test pictures of the known classes, as from ``experiments.predict``.
+    met : as from ``strangers``.
+    own : test pictures of the known classes, as from ``experiments.predict``.
     """
     limit = max(limit, met.loc[met["split"] != "test", "confidence"].quantile(2 / 3))
     new, sure = met[met["split"] == "test"], own[own[f"{label}_confidence"] >= limit]

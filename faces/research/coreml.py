@@ -45,15 +45,10 @@ def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: in
 
     Parameters
     ----------
-    network : Network
-    out : path
-        The ``.mlpackage`` to write; one that is there is replaced.
-    head : Classes
-        Which of the network's heads answers.
-    size : int
-        Side of the images in pixels.
-    fitted : mapping, optional
-        What its ``calibrate`` gave.
+    out : the ``.mlpackage`` to write; one that is there is replaced.
+    head : Classes; which of the network's heads answers.
+    size : side of the images in pixels.
+    fitted : what its ``calibrate`` gave.
 
     Returns
     -------
@@ -61,8 +56,7 @@ def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: in
 
     Raises
     ------
-    UsageError
-        coremltools is not installed, or ``out`` is not fit to be written.
+    UsageError : coremltools is not installed, or ``out`` is not fit to be written.
     """
     out = Path(out)
     if out.suffix != ".mlpackage" or not out.absolute().parent.is_dir():
@@ -101,8 +95,7 @@ def export(model: str | os.PathLike, out: str | os.PathLike):
 
     Raises
     ------
-    UsageError
-        No such model, one without weights, one that answers several questions or no class, or no coremltools.
+    UsageError : no such model, one without weights, one that answers several questions or no class, or no coremltools.
     """
     exported = Model(TASKS.get(str(model), model))
     if (len(exported.heads) > 1 and str(model) not in exported.heads) or not exported.head(str(model)).classes:
@@ -123,8 +116,7 @@ def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike, q
 
     Parameters
     ----------
-    question : str, optional
-        The head that was converted, of a model that has several.
+    question : the head that was converted, of a model that has several.
 
     Raises
     ------

@@ -150,32 +150,24 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
 
     Parameters
     ----------
-    folder : path-like
-        Made if missing. If it holds this set already, nothing is written.
-    n : int
-        Number of distinct faces.
-    seed : int
-        Not negative.
-    layout : {"utkface", "class_folders", "age_csv", "fairface", "glasses"}
-        Names and label files as the public sets have them; `age_csv` has no gender column.
-    size : int
-        Width and height in pixels.
-    flaws : bool
-        Add on top what real sets suffer from: 2 % exact copies (in `utkface` one with another age, one with
-        another gender), 3 % near copies (cropped by 1 to 3 pixels, compressed again), at least one each, and
-        one truncated file.
+    folder : made if missing. If it holds this set already, nothing is written.
+    n : number of distinct faces.
+    seed : not negative.
+    layout : {"utkface", "class_folders", "age_csv", "fairface", "glasses"}; names and label files as the public sets
+        have them; `age_csv` has no gender column.
+    size : width and height in pixels.
+    flaws : add on top what real sets suffer from: 2 % exact copies (in `utkface` one with another age, one with another
+        gender), 3 % near copies (cropped by 1 to 3 pixels, compressed again), at least one each, and one truncated
+        file.
 
     Returns
     -------
-    pathlib.Path
-        `folder`.
+    pathlib.Path: `folder`.
 
     Raises
     ------
-    ValueError
-        For an unknown layout, or `n` below 1.
-    FileExistsError
-        If `folder` holds anything else. Nothing is deleted.
+    ValueError : for an unknown layout, or `n` below 1.
+    FileExistsError : if `folder` holds anything else. Nothing is deleted.
 
     Examples
     --------

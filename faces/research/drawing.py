@@ -386,7 +386,6 @@ def put_on(rng, image, eyes, kind):
 
     Parameters
     ----------
-    rng : numpy.random.Generator
     image : PIL.Image.Image
         RGB; it is not changed.
     eyes : ((x, y), (x, y))
@@ -395,13 +394,11 @@ def put_on(rng, image, eyes, kind):
 
     Returns
     -------
-    PIL.Image.Image
-        RGB, of the same size.
+    PIL.Image.Image: RGB, of the same size.
 
     Raises
     ------
-    ValueError
-        For an unknown kind, or eyes that are less than two pixels apart.
+    ValueError : for an unknown kind, or eyes that are less than two pixels apart.
     """
     if kind not in GLASSES:
         raise ValueError(f"unknown glasses {kind!r}; known: {', '.join(GLASSES)}")
@@ -430,26 +427,20 @@ def draw_face(rng, gender, age, *, glasses=None, skin=None, size=128):
 
     Parameters
     ----------
-    rng : numpy.random.Generator
-        All variety comes from it: the same state draws the same face.
+    rng : all variety comes from it: the same state draws the same face.
     gender : {"female", "male"}
-    age : int
-        Years, 1 to 90.
+    age : years, 1 to 90.
     glasses : {None, "round", "square", "sun", "funny"}
-    skin : int, optional
-        Row of `SKINS`, light to dark; drawn at random if left out.
-    size : int
-        Width and height in pixels, at least 16.
+    skin : row of `SKINS`, light to dark; drawn at random if left out.
+    size : width and height in pixels, at least 16.
 
     Returns
     -------
-    PIL.Image.Image
-        RGB, `size` x `size`.
+    PIL.Image.Image: RGB, `size` x `size`.
 
     Raises
     ------
-    ValueError
-        For a gender, kind of glasses, age, skin or size that is not among the above.
+    ValueError : for a gender, kind of glasses, age, skin or size that is not among the above.
 
     Examples
     --------

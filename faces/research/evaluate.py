@@ -21,15 +21,12 @@ def predict(model: Model, manifest: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    model : Model
-    manifest : DataFrame
-        With ``path``.
+    manifest : with ``path``.
 
     Returns
     -------
-    DataFrame
-        The rows, with NAME_predicted and NAME_confidence for a head of classes, NAME_predicted, NAME_low and NAME_high
-        for an age.
+    DataFrame: the rows, with NAME_predicted and NAME_confidence for a head of classes, NAME_predicted, NAME_low and
+    NAME_high for an age.
     """
     photos = Pipeline(dict.fromkeys(model.heads, model), "crop").stream("", manifest["path"].tolist())
     rows = []
@@ -65,21 +62,16 @@ def evaluate(model: Model, manifest: pd.DataFrame, by: Sequence[str] = BY) -> pd
 
     Parameters
     ----------
-    model : Model
-    manifest : DataFrame
-        With ``path``, ``source``, ``group`` and labels.
-    by : sequence of str
-        Columns whose values are looked at apart.
+    manifest : with ``path``, ``source``, ``group`` and labels.
+    by : columns whose values are looked at apart.
 
     Returns
     -------
-    DataFrame
-        As from ``evaluation.figures``.
+    DataFrame: as from ``evaluation.figures``.
 
     Raises
     ------
-    UsageError
-        No photo that can be read has a label of any head.
+    UsageError : no photo that can be read has a label of any head.
     """
     predictions, measured = predict(model, manifest), {}
     for head in model.heads.values():

@@ -152,30 +152,21 @@ def train(
 
     Parameters
     ----------
-    recipe : Recipe or sequence of Recipe
-        Several are stages: each starts from every tensor of the stage before whose name and shape fit.
-    manifest : DataFrame
-        As from ``data.prepare``, every row decodable; labels may be missing.
-    folder : path
-        Of the run: checkpoints, ``history.csv``, and in the end ``weights.safetensors`` and ``model.json``.
-    cache : path, default "runs/cache"
-        Of decoded pixels.
-    keep : {"all", "best"}
-        The epochs whose weights stay on disk.
+    recipe : several are stages: each starts from every tensor of the stage before whose name and shape fit.
+    manifest : as from ``data.prepare``, every row decodable; labels may be missing.
+    folder : of the run: checkpoints, ``history.csv``, and in the end ``weights.safetensors`` and ``model.json``.
+    cache : of decoded pixels.
+    keep : {"all", "best"}; the epochs whose weights stay on disk.
 
     Returns
     -------
-    network : Network
-        With the heads of ``learn`` and ``along``.
-    history : DataFrame
-        One row an epoch; ``stage`` counts the stages from 1.
+    The network, with the heads of ``learn`` and ``along``, and its history, one row an epoch; ``stage`` counts the
+    stages from 1.
 
     Raises
     ------
-    ValueError
-        A column cannot be learnt, or there are no rows to train or to validate on.
-    training.ResumeError
-        The folder holds a run with another recipe, other photos or other labels.
+    ValueError : a column cannot be learnt, or there are no rows to train or to validate on.
+    training.ResumeError : the folder holds a run with another recipe, other photos or other labels.
     """
     stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
     folder, histories = Path(folder), []
@@ -337,8 +328,7 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
 
     Raises
     ------
-    backbones.WeightsError
-        The folder holds no trained network.
+    backbones.WeightsError : the folder holds no trained network.
     """
     folder = Path(folder)
     try:
@@ -394,13 +384,11 @@ def evaluate(
 
     Parameters
     ----------
-    predictions : DataFrame
-        As from ``predict``, with ``source`` and ``group``.
+    predictions : as from ``predict``, with ``source`` and ``group``.
 
     Returns
     -------
-    DataFrame
-        As from ``evaluation.figures``. Ages are counted where the label is an exact one.
+    DataFrame: as from ``evaluation.figures``. Ages are counted where the label is an exact one.
     """
     measured = {}
     for head in found:
@@ -417,14 +405,12 @@ def run(
 
     Parameters
     ----------
-    folder : path, optional
-        Of the run; default one under ``runs`` that is named after recipe and labels.
+    folder : of the run; default one under ``runs`` that is named after recipe and labels.
     options : as for ``train``.
 
     Returns
     -------
-    dict
-        "history", and "predictions" of the val and test rows.
+    dict: "history", and "predictions" of the val and test rows.
     """
     if folder is None:
         stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
@@ -469,8 +455,7 @@ def compare_ages(
 
     Returns
     -------
-    DataFrame
-        run, photos, mean, low, high.
+    DataFrame: run, photos, mean, low, high.
     """
     train, rest = manifest[manifest["split"] == "train"], manifest[manifest["split"] != "train"]
     some, rows = pd.concat([train.sample(min(number, len(train)), random_state=seed), rest]), []
@@ -488,15 +473,12 @@ def heed_strangers(folder: str | os.PathLike, folders: Sequence[str], *, cache: 
 
     Parameters
     ----------
-    folder : path
-        Of a run with one class label.
-    folders : sequence of str
-        Of pictures; those whose label is one of the classes are left out, and those that a split tests on.
+    folder : of a run with one class label.
+    folders : of pictures; those whose label is one of the classes are left out, and those that a split tests on.
 
     Returns
     -------
-    float
-        The threshold, which is written to the run.
+    float: the threshold, which is written to the run.
     """
     about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
     [head] = about["heads"]
@@ -528,30 +510,21 @@ def publish(
 
     Parameters
     ----------
-    folder, target : path
-        Of the run, and of the model; they may be the same.
-    manifest : DataFrame
-        The photos that it was trained on; it is tested on those whose split is test.
-    subject : {"face", "picture"}
-        What an image shows.
-    half : bool, default False
-        Store the weights in 16 bits.
-    int8 : bool, default False
-        Compute its backbone in 8 bits (see ``export.quantize``).
-    overwrite : bool, default False
-        Replace a model that is there already.
+    folder, target : of the run, and of the model; they may be the same.
+    manifest : the photos that it was trained on; it is tested on those whose split is test.
+    subject : {"face", "picture"}; what an image shows.
+    half : store the weights in 16 bits.
+    int8 : compute its backbone in 8 bits (see ``export.quantize``).
+    overwrite : replace a model that is there already.
 
     Returns
     -------
-    dict
-        The content of metrics.json.
+    dict: the content of metrics.json.
 
     Raises
     ------
-    FileExistsError
-        The target holds a model already.
-    export.ExportError
-        The exported network answers otherwise than the trained one.
+    FileExistsError : the target holds a model already.
+    export.ExportError : the exported network answers otherwise than the trained one.
     """
     folder, target = Path(folder), Path(target)
     if (target / "model.onnx").exists() and not overwrite:
@@ -628,19 +601,12 @@ class Settings:
 
     Parameters
     ----------
-    data : list of str
-        Folders of photos, any layout that ``data.read`` knows.
-    run : str
-        Folder of the run.
-    recipe : Recipe or list of Recipe
-    stratify : list of str
-        Columns whose distribution the splits share.
-    seed : int
-        Of the split.
-    limit : int, optional
-        Take so many photos of each side, for a trial.
-    strangers : list of str
-        Folders of pictures of none of the classes, see ``heed_strangers``.
+    data : folders of photos, any layout that ``data.read`` knows.
+    run : folder of the run.
+    stratify : columns whose distribution the splits share.
+    seed : of the split.
+    limit : take so many photos of each side, for a trial.
+    strangers : folders of pictures of none of the classes, see ``heed_strangers``.
     """
 
     data: list[str]
@@ -657,14 +623,12 @@ def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Setti
 
     Parameters
     ----------
-    changes : sequence of str
-        ``KEY=VALUE``, with dots between nested keys and values as YAML has them. Of a recipe in stages,
+    changes : ``KEY=VALUE``, with dots between nested keys and values as YAML has them. Of a recipe in stages,
         ``recipe.1.KEY`` is the second stage's, ``recipe.KEY`` that of all.
 
     Raises
     ------
-    SettingsError
-        The file cannot be read, or a key is unknown or its value impossible; the message says which.
+    SettingsError : the file cannot be read, or a key is unknown or its value impossible; the message says which.
     """
     return _settings(_read_yaml(path), changes, str(path))
 
@@ -733,19 +697,14 @@ def of_folders(
 
     Parameters
     ----------
-    photos : DataFrame
-        As from ``data.read``.
-    folders : sequence of str
-        Where they are.
-    label : str, optional
-        The column to learn; default gender or label, whichever the photos have.
-    run : path
-        Folder of the run.
+    photos : as from ``data.read``.
+    folders : where they are.
+    label : the column to learn; default gender or label, whichever the photos have.
+    run : folder of the run.
 
     Raises
     ------
-    data.LayoutError
-        The photos have no such label.
+    data.LayoutError : the photos have no such label.
     """
     label = label or next((name for name in ("gender", "label") if name in photos), "label")
     number = 0.75 * len(data.usable(photos, label))

@@ -93,32 +93,22 @@ def export(
 
     Parameters
     ----------
-    network : Network
-    path : path
-        Of the file.
-    heads : sequence of Head
-        Those that answer; others of the network are left out.
-    fitted : mapping, optional
-        Head -> what its ``calibrate`` gave.
-    size, whole : int, bool
-        Side of the images, and whether they are whole pictures between black edges.
-    subject : {"face", "picture"}
-        What an image shows.
-    pixels : uint8 array ``[n, size, size, 3]``
-        Images on which the file is compared with the network.
-    half : bool, default False
-        Store weights in 16 bits; they are computed with in 32.
+    path : of the file.
+    heads : those that answer; others of the network are left out.
+    fitted : head -> what its ``calibrate`` gave.
+    size, whole : side of the images, and whether they are whole pictures between black edges.
+    subject : {"face", "picture"}; what an image shows.
+    pixels : uint8 array ``[n, size, size, 3]``; images on which the file is compared with the network.
+    half : store weights in 16 bits; they are computed with in 32.
 
     Returns
     -------
-    float
-        The largest difference in any answer.
+    float: the largest difference in any answer.
 
     Raises
     ------
-    ExportError
-        The file differs from the network by more than 1e-4 in a probability (0.01 with ``half``) or .01 years in an
-        age (half a year with ``half``).
+    ExportError : the file differs from the network by more than 1e-4 in a probability (0.01 with ``half``) or .01 years
+        in an age (half a year with ``half``).
     """
     fitted = fitted or {}
     deployed = Deployed(network, heads, fitted).eval()
@@ -212,15 +202,13 @@ def quantize(source: str | os.PathLike, target: str | os.PathLike, pixels: np.nd
 
     Parameters
     ----------
-    source, target : path
-        ONNX files; they may be the same.
-    pixels : uint8 array ``[n, size, size, 3]``
-        Training images on which the ranges of the activations are found; a few hundred will do.
+    source, target : ONNX files; they may be the same.
+    pixels : uint8 array ``[n, size, size, 3]``; training images on which the ranges of the activations are found; a few
+        hundred will do.
 
     Raises
     ------
-    ExportError
-        No images.
+    ExportError : no images.
     """
     if not len(pixels):
         raise ExportError("8-bit ranges must be found on some images, and none were given")
@@ -351,12 +339,9 @@ def card(metrics: Mapping, figures: pd.DataFrame, photos: pd.DataFrame, subject:
 
     Parameters
     ----------
-    metrics : mapping
-        The content of metrics.json.
-    figures : DataFrame
-        As from ``evaluation.figures``.
-    photos : DataFrame
-        The training rows of the manifest.
+    metrics : the content of metrics.json.
+    figures : as from ``evaluation.figures``.
+    photos : the training rows of the manifest.
     subject : {"face", "picture"}
     """
     names = [head["name"] for head in metrics["heads"]]

@@ -22,17 +22,11 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    features : Module
-        Images -> maps ``[n, width, h, w]``, which are averaged, or features ``[n, width]``.
-    width : int
-        Channels of the features.
-    heads : sequence of Head
-    dropout : float, default 0.0
-        Before the last layers.
-    mirror : bool, default False
-        In evaluation, average the outputs over the image and its mirror image; exported networks do so too.
-    frozen : bool, default False
-        Hold the backbone still, the running statistics of its BatchNorm too.
+    features : images -> maps ``[n, width, h, w]``, which are averaged, or features ``[n, width]``.
+    width : channels of the features.
+    dropout : before the last layers.
+    mirror : in evaluation, average the outputs over the image and its mirror image; exported networks do so too.
+    frozen : hold the backbone still, the running statistics of its BatchNorm too.
     """
 
     def __init__(
@@ -91,15 +85,12 @@ class HintedStudent(nn.Module):
 
     Parameters
     ----------
-    student, guide : Network
-        The guide is never changed.
-    size : int
-        Side of the images in pixels.
+    student, guide : the guide is never changed.
+    size : side of the images in pixels.
 
     Raises
     ------
-    ValueError
-        The two have no maps of one side.
+    ValueError : the two have no maps of one side.
     """
 
     def __init__(self, student: Network, guide: Network, size: int):
@@ -170,21 +161,15 @@ def build(
 
     Parameters
     ----------
-    backbone : str
-        A key of ``BACKBONES``, or ``timm:NAME`` where timm is installed.
-    size : int
-        Side of the images in pixels.
-    options : mapping, optional
-        Arguments of the backbone.
-    weights : str or path, default "random"
-        "imagenet", "random", a folder with ``weights.safetensors``, or a safetensors file.
+    backbone : a key of ``BACKBONES``, or ``timm:NAME`` where timm is installed.
+    size : side of the images in pixels.
+    options : arguments of the backbone.
+    weights : "imagenet", "random", a folder with ``weights.safetensors``, or a safetensors file.
 
     Raises
     ------
-    ValueError
-        No such backbone, or it has no such option.
-    WeightsError
-        The weights cannot be had or do not fit.
+    ValueError : no such backbone, or it has no such option.
+    WeightsError : the weights cannot be had or do not fit.
     """
     imagenet, options = str(weights) == "imagenet", dict(options or {})
     if backbone.startswith("timm:"):
@@ -208,18 +193,15 @@ def load_weights(network: Network, source: str | os.PathLike) -> list[str]:
 
     Parameters
     ----------
-    source : path
-        A folder with ``weights.safetensors``, or a safetensors file, also the VGGFace2 MobileNetV1's own layout.
+    source : a folder with ``weights.safetensors``, or a safetensors file, also the VGGFace2 MobileNetV1's own layout.
 
     Returns
     -------
-    list of str
-        The names that were taken.
+    list of str: the names that were taken.
 
     Raises
     ------
-    WeightsError
-        The file cannot be read, or no tensor of the backbone fits.
+    WeightsError : the file cannot be read, or no tensor of the backbone fits.
     """
     path = Path(source)
     path = path / "weights.safetensors" if path.is_dir() else path

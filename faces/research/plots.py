@@ -200,10 +200,8 @@ def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = 
 
     Parameters
     ----------
-    table : DataFrame
-        epoch, stage, train_loss, val_loss, train_acc, val_acc.
-    stages : sequence of str
-        Name of each stage, if there are several.
+    table : epoch, stage, train_loss, val_loss, train_acc, val_acc.
+    stages : name of each stage, if there are several.
     """
     figure, axes = plt.subplots(1, 2, figsize=(7, 3))
     for ax, name, label in zip(axes, ("loss", "acc"), ("loss", "accuracy"), strict=True):
@@ -237,10 +235,8 @@ def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: di
 
     Parameters
     ----------
-    tables : dict of str to DataFrame
-        Title -> as for ``intervals``.
-    overall : dict of str to float, optional
-        Title -> a line to compare with.
+    tables : title -> as for ``intervals``.
+    overall : title -> a line to compare with.
     """
     rows = [len(table) + 1.6 for table in tables.values()]
     figure, axes = plt.subplots(
@@ -258,8 +254,7 @@ def network_drawing(table: pd.DataFrame, *, title: str = "") -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        As from ``faces.research.analysis.layers``; layers without parameters are left out.
+    table : as from ``faces.research.analysis.layers``; layers without parameters are left out.
     """
     shown = table[(table["parameters"] > 0) & (table["kind"] != "BatchNorm2d")]
     figure, ax = plt.subplots(figsize=(7, 2.4))
@@ -305,8 +300,7 @@ def saliency(table: pd.DataFrame, titles: Sequence[str], *, columns: int = 6) ->
 
     Parameters
     ----------
-    table : DataFrame
-        ``pixels`` and ``saliency`` as from ``faces.research.analysis.portraits``; each map has a scale of its own.
+    table : ``pixels`` and ``saliency`` as from ``faces.research.analysis.portraits``; each map has a scale of its own.
     """
     maps = [np.frombuffer(row, np.float16).astype(float) for row in table["saliency"]]
     size = round(len(maps[0]) ** 0.5)
@@ -336,10 +330,8 @@ def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, 
 
     Parameters
     ----------
-    table : DataFrame
-        ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
-    panels : dict
-        NAME -> label of the axis.
+    table : ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
+    panels : NAME -> label of the axis.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), squeeze=False)
     for ax, (name, label) in zip(axes[0], panels.items(), strict=True):
@@ -370,8 +362,7 @@ def bands(panels: dict[str, tuple[pd.DataFrame, str]], *, ylabel: str) -> Figure
 
     Parameters
     ----------
-    panels : dict
-        Title -> table with ``network``, ``value``, ``mean``, ``low`` and ``high``, and what the values are.
+    panels : title -> table with ``network``, ``value``, ``mean``, ``low`` and ``high``, and what the values are.
     """
     figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.7 * len(panels)), squeeze=False)
     for ax, (title, (table, xlabel)) in zip(axes[:, 0], panels.items(), strict=True):
@@ -404,8 +395,7 @@ def network(stages: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    stages : DataFrame
-        Indexed by name: ``side`` of the maps in pixels and ``channels``.
+    stages : indexed by name: ``side`` of the maps in pixels and ``channels``.
     """
     figure, ax = plt.subplots(figsize=(7, 2.4))
     height, width = np.sqrt(stages["side"]), np.sqrt(stages["channels"])
@@ -431,12 +421,9 @@ def paired_intervals(
 
     Parameters
     ----------
-    panels : dict
-        Title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group.
-    rows_alike : bool, default True
-        Whether all panels have the same groups; if not, they share the horizontal axis instead.
-    shares : bool, default False
-        Whether values are shares, to be labelled in percent on one scale.
+    panels : title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group.
+    rows_alike : whether all panels have the same groups; if not, they share the horizontal axis instead.
+    shares : whether values are shares, to be labelled in percent on one scale.
     """
     look = {"sharey": rows_alike, "sharex": shares or not rows_alike}
     figure, axes = plt.subplots(1, len(panels), figsize=(7, height), squeeze=False, **look)
@@ -488,10 +475,8 @@ def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        "maps" of ``faces.research.altered.worn_or_held``; all maps have one scale.
-    titles : sequence of str
-        One a row of the table.
+    table : "maps" of ``faces.research.altered.worn_or_held``; all maps have one scale.
+    titles : one a row of the table.
     """
     rows = table["group"].nunique()
     columns = 2 * len(table) // rows
@@ -520,8 +505,7 @@ def loss_in_parts(table: pd.DataFrame, parts: int, *, title: str = "") -> Figure
 
     Parameters
     ----------
-    table : DataFrame
-        epoch, train_loss, val_loss.
+    table : epoch, train_loss, val_loss.
     """
     pieces = [table.iloc[rows] for rows in np.array_split(np.arange(len(table)), min(parts, len(table)))]
     figure = plt.figure(figsize=(7, 4.2))
@@ -561,8 +545,7 @@ def confused(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        As from ``evaluation.confusion``.
+    table : as from ``evaluation.confusion``.
     """
     wrong = table.where(~np.eye(len(table), dtype=bool), 0)
     wrong.index, wrong.columns = wrong.index.map(human), wrong.columns.map(human)
@@ -595,8 +578,7 @@ def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
 
     Parameters
     ----------
-    tables : dict
-        Title -> table with ``background``, ``scale`` and ``right``.
+    tables : title -> table with ``background``, ``scale`` and ``right``.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(7, 2.8), sharey=True, squeeze=False)
     for ax, (title, said) in zip(axes[0], tables.items(), strict=True):
@@ -641,8 +623,7 @@ def abstaining(curves: dict[str, pd.DataFrame], points: dict[str, tuple[float, f
 
     Parameters
     ----------
-    curves : dict
-        Name -> table of ``evaluation.risk_coverage``.
+    curves : name -> table of ``evaluation.risk_coverage``.
     """
     figure, ax = plt.subplots(figsize=(7, 3))
     for number, (name, curve) in enumerate(curves.items()):
@@ -661,8 +642,7 @@ def answer_sheet(
 
     Parameters
     ----------
-    answers : sequence of sequence of (model, answer)
-        Of each picture.
+    answers : sequence of sequence of (model, answer); of each picture.
     """
     rows = -(-len(pictures) // 2)
     lines = max(len(said) for said in answers) + 2
@@ -687,8 +667,7 @@ def ages_with_intervals(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        age, predicted, low, high, covered.
+    table : age, predicted, low, high, covered.
     """
     figure, ax = plt.subplots(figsize=(7, 4))
     known = table[table["age"].notna()]
@@ -709,10 +688,8 @@ def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str]
 
     Parameters
     ----------
-    tables : dict
-        Title -> table with ``model``, ``value``, ``mean``, ``low``, ``high``.
-    labels : dict
-        Title -> label of the horizontal axis.
+    tables : title -> table with ``model``, ``value``, ``mean``, ``low``, ``high``.
+    labels : title -> label of the horizontal axis.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(7, 3.2), sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
@@ -733,8 +710,7 @@ def interval_columns(panels: dict[str, pd.DataFrame]) -> Figure:
 
     Parameters
     ----------
-    panels : dict
-        Title -> as for ``intervals``.
+    panels : title -> as for ``intervals``.
     """
     most = max(len(table) for table in panels.values())
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.34 * most + 1.1), sharey=True, squeeze=False)

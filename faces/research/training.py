@@ -97,54 +97,32 @@ def fit(
 
     Parameters
     ----------
-    network : Module
-        Float images ``[n, 3, size, size]`` in 0..1 -> ``{head: outputs}``.
-    heads : sequence of Head
-        What is learnt; rows without a label count nothing (see ``heads.total_loss``).
-    train, val : Batches
-    optimizer : Optimizer
-        Of the network's own parameters.
-    epochs : int
-    folder : path
-        Of the run; if it holds the same run, that goes on.
-    schedule : callable, default constant
-        Progress 0..1 -> factor on the learning rates.
-    augment : callable, optional
-        Float images -> float images, on training batches.
-    distill : float, default 0.5
-        Share of a teacher, see ``heads.total_loss``.
-    monitor, best : str
-        Column of the history that says which epoch is best, and whether "min" or "max" is.
-    keep : {"all", "best"}
-        The weights of which epochs stay on disk.
-    ema : float, optional
-        Decay of a moving average of the weights; it is what is validated and kept.
-    seed : int, default 0
-    device : str, default "auto"
-        CUDA, then Apple's MPS, then the CPU.
-    precision : {"auto", "bf16", "fp32"}
-        "auto" is bf16 where the hardware multiplies it faster.
-    identity : mapping, optional
-        Plain data that makes the run what it is; a folder with another is refused.
-    upgrade : callable, default dict
-        An identity as an earlier version wrote it -> as it would be written now.
-    save_every : float, default 600
-        Seconds between checkpoints within an epoch.
-    progress : bool, default True
-        Show a progress bar.
+    network : float images ``[n, 3, size, size]`` in 0..1 -> ``{head: outputs}``.
+    heads : what is learnt; rows without a label count nothing (see ``heads.total_loss``).
+    optimizer : of the network's own parameters.
+    folder : of the run; if it holds the same run, that goes on.
+    schedule : progress 0..1 -> factor on the learning rates.
+    augment : float images -> float images, on training batches.
+    distill : share of a teacher, see ``heads.total_loss``.
+    monitor, best : column of the history that says which epoch is best, and whether "min" or "max" is.
+    keep : {"all", "best"}; the weights of which epochs stay on disk.
+    ema : decay of a moving average of the weights; it is what is validated and kept.
+    device : CUDA, then Apple's MPS, then the CPU.
+    precision : {"auto", "bf16", "fp32"}; "auto" is bf16 where the hardware multiplies it faster.
+    identity : plain data that makes the run what it is; a folder with another is refused.
+    upgrade : an identity as an earlier version wrote it -> as it would be written now.
+    save_every : seconds between checkpoints within an epoch.
+    progress : show a progress bar.
 
     Returns
     -------
-    DataFrame
-        One row an epoch: epoch, train_loss, val_loss, train_HEAD_METRIC and val_HEAD_METRIC, lr, seconds, images_per_s.
-        Training figures are of the augmented images as they were trained on.
+    DataFrame: one row an epoch: epoch, train_loss, val_loss, train_HEAD_METRIC and val_HEAD_METRIC, lr, seconds,
+    images_per_s. Training figures are of the augmented images as they were trained on.
 
     Raises
     ------
-    ResumeError
-        ``folder`` holds another run.
-    FloatingPointError
-        The training loss is no longer finite.
+    ResumeError : ``folder`` holds another run.
+    FloatingPointError : the training loss is no longer finite.
     """
     device = pick_device(device)
     rank, world = _join_processes(device)
@@ -306,18 +284,15 @@ def load_checkpoint(
 
     Parameters
     ----------
-    epoch : int or str, default "best"
-        Its number, "last", or "best" by the column ``monitor`` (the earliest of equals).
+    epoch : its number, "last", or "best" by the column ``monitor`` (the earliest of equals).
 
     Returns
     -------
-    int
-        The number of the epoch.
+    int: the number of the epoch.
 
     Raises
     ------
-    FileNotFoundError
-        No such checkpoint; the message lists those that there are.
+    FileNotFoundError : no such checkpoint; the message lists those that there are.
     """
     table = checkpoints(folder)
     if epoch == "last" and len(table):
