@@ -12,10 +12,10 @@ import pandas as pd
 from faces import finding, images, predict
 from faces.research import data, evaluation, explore, plots
 
-NAMES = plots.NAMES
 SHOWN = Path(__file__).resolve().parents[2] / "samples"  # photos of people who agreed to be shown
 CREDIT = "Portraits: DeBruine and Jones, Face Research Lab London Set, doi 10.6084/m9.figshare.5047666.v5, CC BY 4.0"
 AS_TAKEN = "as taken"
+TASKS = ("gender", "age", "glasses", "other")
 SHARES = ("right", "covered", "turned")
 
 
@@ -171,8 +171,8 @@ def sheet(some: pd.DataFrame, answers: pd.DataFrame, size: int = 96) -> tuple[li
         about = [row["gender"], "" if pd.isna(row["age"]) else f"{row['age']:.0f}", row["expression"]]
         headings.append(", ".join(str(part) for part in about if part))
         rows = answers[answers["photo"] == row["photo"]]
-        order = rows["model"].map({name: place for place, name in enumerate(answers["model"].unique())})
-        said.append([in_words(one) for one in rows.loc[order.sort_values(kind="stable").index].to_dict("records")])
+        by_question = rows.sort_values("task", key=lambda tasks: tasks.map(TASKS.index), kind="stable")
+        said.append([in_words(one) for one in by_question.to_dict("records")])
     return pictures, headings, said
 
 

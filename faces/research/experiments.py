@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -74,6 +74,8 @@ class Recipe:
         ``warmup`` is the share of the run in which the learning rate rises.
     gamma, smoothing, balance : float, float, tuple of str
         Of class labels: focal loss, label smoothing, and the columns whose classes are weighted by rarity.
+    oversample : mapping of str to mapping of str to int
+        Column of the manifest -> value -> how often a photo with it is shown in an epoch; of several, the largest.
     age_loss, age_spread : str, float
         A key of ``years.KINDS``, and the standard deviation in years over which an exact age is spread.
     augment : Augment or None
@@ -111,6 +113,7 @@ class Recipe:
     gamma: float = Field(default=0.0, ge=0)
     smoothing: float = Field(default=0.05, ge=0, lt=1)
     balance: tuple[str, ...] = ()
+    oversample: dict[str, dict[str, Annotated[int, Field(ge=1)]]] = Field(default_factory=dict)
     age_loss: str = "dldl"
     age_spread: float = Field(default=2.0, ge=0)
     augment: Augment | None = Field(
@@ -196,6 +199,7 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
     targets = {head.name: head.targets(manifest) for head in found}
     learnt = np.any([~np.isnan(values).any(1) for values in targets.values()], axis=0) | bool(recipe.teachers)
     rows["train"] = rows["train"][learnt[rows["train"]]]
+    rows["train"] = np.repeat(rows["train"], shown(recipe, manifest)[rows["train"]])
     identity = {"recipe": json.loads(json.dumps(asdict(recipe))), "data": content(manifest, targets)}
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
     for teacher in filter(None, (*recipe.teachers, recipe.guide)):
@@ -257,6 +261,24 @@ def _stage(recipe, manifest, folder, cache, device, precision, keep, progress):
     training.write_safetensors(network.state_dict(), folder / "weights.safetensors")
     write_json(folder / ABOUT, {"recipe": asdict(recipe), "heads": [asdict(h) for h in found], "fitted": fitted})
     return network, history
+
+
+def shown(recipe: Recipe, manifest: pd.DataFrame) -> np.ndarray:
+    """How often each row is shown in an epoch, see ``Recipe.oversample``: int ``[n]``.
+
+    Raises
+    ------
+    ValueError
+        The manifest has no such column, or no photo with such a value.
+    """
+    times = np.ones(len(manifest), int)
+    for column, values in recipe.oversample.items():
+        for value, number in values.items():
+            members = manifest[column].astype(str) == value if column in manifest else np.zeros(len(manifest), bool)
+            if not members.any():
+                raise ValueError(f"oversample: no photo's {column} is {value!r}")
+            times[members] = np.maximum(times[members], number)
+    return times
 
 
 def monitored(recipe: Recipe, found: Sequence[heads.Head]) -> tuple[str, str]:
@@ -547,6 +569,10 @@ def publish(
         difference = export.export(network, place / "model.onnx", found, pixels=compared, fitted=fitted, **about)
         if int8:
             export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
+            val = np.flatnonzero(manifest["split"] == "val")
+            fitted |= refitted(place / "model.onnx", found, fitted, pixels, manifest, val)
+            export.export(network, place / "model.onnx", found, pixels=compared, fitted=fitted, **about)
+            export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
         photos = manifest.iloc[test].reset_index(drop=True)
         figures = evaluation.figures(photos, {})
         if len(test):
@@ -577,6 +603,33 @@ def publish(
             (target / f".{path.name}.partial").replace(target / path.name)
     trust.vouch(target)
     return metrics
+
+
+def refitted(
+    path: Path,
+    found: Sequence[heads.Head],
+    fitted: Mapping[str, Mapping],
+    pixels: batches.Pixels,
+    manifest: pd.DataFrame,
+    val: np.ndarray,
+) -> dict[str, dict]:
+    """What was fitted of class labels, fitted once more to the answers of an 8-bit file.
+
+    Rounding moves the boundary between classes, and with it how sure answers are. Its logarithmic probabilities serve
+    as logits, so that the new scale and shift go on top of those that are in the file.
+    """
+    again: dict[str, dict] = {}
+    answers = export.frame(path, found, pixels, val) if len(val) else pd.DataFrame()
+    for head in found:
+        targets = head.targets(manifest.iloc[val])
+        if not isinstance(head, heads.Classes) or np.isnan(targets).all():
+            continue
+        logits = np.log(answers[[f"{head.name}_p_{label}" for label in head.classes]].clip(lower=1e-9).to_numpy(float))
+        more, before = head.calibrate(logits, targets), fitted.get(head.name, {})
+        scale = more.pop("scale", 1.0)
+        shift = scale * np.array(before.get("shift", [0.0])) + np.array(more.pop("shift", [0.0]))
+        again[head.name] = {"scale": scale * before.get("scale", 1.0), "shift": shift.tolist()} | more
+    return again
 
 
 def _is_grey(pixels: np.ndarray) -> bool:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 from pandas.api.types import is_numeric_dtype
 from PIL import Image
+from seeds import SEED
 
 from faces import cli, predict
 from faces.research import batches, data, demo, experiments, export, heads, networks, training
@@ -183,6 +185,32 @@ def test_publish_and_its_onnx_answer_like_the_run(run, photos, cache, tmp_path, 
     known = test["glasses"].notna()
     assert row["mean"] == pytest.approx((test["glasses"] == told)[known].mean(), abs=1e-4)  # of the file itself
     assert networks.load_weights(experiments.load(folder)[0], tmp_path / "model")
+
+
+def test_what_rounding_moved_is_fitted_again(monkeypatch):
+    """Labels are drawn with the probabilities of some logits; the file scales those, and shifts them to one side."""
+    gender, age = heads.Classes("gender", ("female", "male")), heads.Years()
+    draw, rows = np.random.default_rng(SEED), np.arange(4000)
+    logits = draw.normal(0, 2, (len(rows), 2))
+    drawn = draw.random(len(rows)) < 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    manifest = pd.DataFrame({"gender": np.where(drawn, "male", "female"), "age": 30.0, "split": "val"})
+    fitted = {"gender": {"scale": 0.4, "shift": [0.0, 1.5]}, "age": {"coverage": 0.9}}
+    said = gender.answer(torch.from_numpy(logits), fitted["gender"]).numpy()
+    monkeypatch.setattr(export, "frame", lambda path, found, pixels, rows: gender.frame(said[rows]))
+    [(name, again)] = experiments.refitted("model.onnx", [gender, age], fitted, None, manifest, rows).items()
+    assert name == "gender" and again["scale"] == pytest.approx(1, abs=0.15)
+    assert again["shift"] == [0, pytest.approx(0, abs=0.2)] and 0.5 <= again["abstain_below"] <= 1
+
+
+def test_oversampled_photos_are_shown_more_often(photos):
+    recipe = replace(RECIPE, oversample={"gender": {"female": 2}, "glasses": {"glasses": 3}})
+    times = experiments.shown(recipe, photos)
+    glasses = photos["glasses"] == "glasses"
+    assert (times[glasses] == 3).all() and (times[~glasses & (photos["gender"] == "female")] == 2).all()
+    assert times.sum() == 3 * glasses.sum() + 2 * (~glasses & (photos["gender"] == "female")).sum() + (times == 1).sum()
+    for column, value in (("gender", "queen"), ("hair", "black")):
+        with pytest.raises(ValueError, match=f"oversample: no photo's {column} is '{value}'"):
+            experiments.shown(replace(RECIPE, oversample={column: {value: 2}}), photos)
 
 
 def test_run_returns_tables(run, photos, cache):
