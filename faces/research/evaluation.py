@@ -95,6 +95,11 @@ def abstain_threshold(frame: pd.DataFrame, risk: float) -> float:
     return float(enough["threshold"].iloc[-1]) if len(enough) else 1.0
 
 
+def heeding(threshold: float, confidences: pd.Series) -> float:
+    """A threshold, no lower, below which two thirds of the answers about pictures of no known class stay."""
+    return max(threshold, float(confidences.quantile(2 / 3)))
+
+
 # -------------------------------------------------------------------------------------------------- intervals
 
 

@@ -367,20 +367,20 @@ def outputs_of(
     folder: str | os.PathLike, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"
 ) -> dict[str, np.ndarray]:
     """Outputs of a trained network for every row: ``{head: float32 [n, k]}``."""
-    network, recipe, _, _ = load(folder)
+    return _outputs(*load(folder)[:2], manifest, cache, device)
+
+
+def _outputs(network, recipe, manifest, cache, device):
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
     return training.predict(network, Batches(pixels, {}, 256), device=device)
 
 
-def predict(folder: str | os.PathLike, manifest: pd.DataFrame, **options) -> pd.DataFrame:
-    """The manifest's rows with the calibrated answers of a finished run; see ``frame`` of each head.
-
-    Parameters
-    ----------
-    options : ``cache`` and ``device``, as for ``train``.
-    """
-    _, recipe, found, fitted = load(folder)
-    return answered(manifest, outputs_of(folder, manifest, **options), recipe, found, fitted)
+def predict(
+    folder: str | os.PathLike, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"
+) -> pd.DataFrame:
+    """The manifest's rows with the calibrated answers of a finished run; see ``frame`` of each head."""
+    network, recipe, found, fitted = load(folder)
+    return answered(manifest, _outputs(network, recipe, manifest, cache, device), recipe, found, fitted)
 
 
 def answered(
@@ -402,16 +402,7 @@ def answered(
 def evaluate(
     predictions: pd.DataFrame, found: Sequence[heads.Head], by: Sequence[str] = ("gender", "age_group", "race")
 ) -> pd.DataFrame:
-    """Figures of predictions with bootstrap intervals over groups of near duplicates.
-
-    Parameters
-    ----------
-    predictions : as from ``predict``, with ``source`` and ``group``.
-
-    Returns
-    -------
-    DataFrame: as from ``evaluation.figures``. Ages are counted where the label is an exact one.
-    """
+    """``evaluation.figures`` of what ``predict`` gives; ages are counted where the label is an exact one."""
     measured = {}
     for head in found:
         is_class = isinstance(head, heads.Classes)
@@ -421,23 +412,18 @@ def evaluate(
 
 
 def run(
-    manifest: pd.DataFrame, *, recipe: Recipe | Sequence[Recipe], folder: str | os.PathLike | None = None, **options
+    manifest: pd.DataFrame, *, recipe: Recipe | Sequence[Recipe], folder: str | os.PathLike, **options
 ) -> dict[str, pd.DataFrame]:
     """Train, or take up a run, and return its tables; a step of a notebook.
 
     Parameters
     ----------
-    folder : of the run; default one under ``runs`` that is named after recipe and labels.
-    options : as for ``train``.
+    folder, options : as for ``train``.
 
     Returns
     -------
     dict: "history", and "predictions" of the val and test rows.
     """
-    if folder is None:
-        stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
-        text = json.dumps([asdict(stage) for stage in stages]) + data.fingerprint(manifest)
-        folder = Path("runs") / "experiments" / hashlib.sha256(text.encode()).hexdigest()[:12]
     _, history = train(recipe, manifest, folder, **options)
     asked = manifest[manifest["split"].isin(["val", "test"])].reset_index(drop=True)
     few = {key: value for key, value in options.items() if key in ("cache", "device")}
@@ -473,11 +459,7 @@ def compare_ages(
 ) -> pd.DataFrame:
     """Mean absolute error of each recipe on one split, after training on ``number`` photos; a step of a notebook.
 
-    Answers are cut off at the youngest and the oldest age of the manifest.
-
-    Returns
-    -------
-    DataFrame: run, photos, mean, low, high.
+    Answers are cut off at the youngest and the oldest age of the manifest. Columns: run, photos, mean, low, high.
     """
     train, rest = manifest[manifest["split"] == "train"], manifest[manifest["split"] != "train"]
     some, rows = pd.concat([train.sample(min(number, len(train)), random_state=seed), rest]), []
@@ -485,8 +467,8 @@ def compare_ages(
         said = run(some, recipe=recipe, folder=Path(folder) / name, **options)["predictions"]
         said = said[said["split"].eq(split) & said["age"].notna()]
         predicted = said["age_predicted"].clip(manifest["age"].min(), manifest["age"].max())
-        mean, low, high = evaluation.bootstrap((predicted - said["age"]).abs(), said["group"])
-        rows.append({"run": name, "photos": len(said), "mean": mean, "low": low, "high": high})
+        figures = evaluation.interval((predicted - said["age"]).abs(), said["group"])
+        rows.append({"run": name, "photos": len(said)} | figures)
     return pd.DataFrame(rows)
 
 
@@ -508,8 +490,8 @@ def heed_strangers(folder: str | os.PathLike, folders: Sequence[str], *, cache: 
     strangers = photos[~photos["label"].isin(head["classes"]) & photos["split"].isin(["train", "val"])]
     said = predict(folder, strangers.drop(columns="label").reset_index(drop=True), cache=cache)
     fitted = about["fitted"][head["name"]]
-    limit = float(said[f"{head['name']}_confidence"].quantile(2 / 3))
-    fitted["abstain_below"] = round(max(fitted["abstain_below"], limit), 4)
+    limit = evaluation.heeding(fitted["abstain_below"], said[f"{head['name']}_confidence"])
+    fitted["abstain_below"] = round(limit, 4)
     write_json(Path(folder) / ABOUT, about)
     return fitted["abstain_below"]
 
@@ -559,7 +541,8 @@ def publish(
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
     train, test = (np.flatnonzero(manifest["split"] == side) for side in ("train", "test"))
     unseen = np.flatnonzero(manifest["split"] != "train")
-    if all(_is_grey(pixels[train[start : start + 64]]) for start in range(0, len(train), 64)):
+    parts = (pixels[train[start : start + 64]] for start in range(0, len(train), 64))
+    if all((part == part[..., :1]).all() for part in parts):
         backbones.accept_colour(network)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
@@ -578,12 +561,14 @@ def publish(
         if len(test):
             answers = export.frame(place / "model.onnx", found, pixels, test)
             figures = evaluate(pd.concat([photos, answers], axis=1), found)
+        splits = manifest.groupby("source")["split"]
+        counts = {source: part.value_counts().sort_index().to_dict() for source, part in splits}
         metrics = {
             "model": target.name,
             "parameters": networks.parameter_count(network),
             "recipe": asdict(recipe),
             "heads": [asdict(head) | {"fitted": fitted.get(head.name, {})} for head in found],
-            "data": {"fingerprint": data.fingerprint(manifest), "photos": _counts(manifest)},
+            "data": {"fingerprint": data.fingerprint(manifest), "photos": counts},
             "test": json.loads(figures.round(4).to_json(orient="records")),
             "export": {"largest_difference": float(f"{difference:.1e}"), "int8": int8},
             "made_with": export.versions(),
@@ -632,17 +617,8 @@ def refitted(
     return again
 
 
-def _is_grey(pixels: np.ndarray) -> bool:
-    return bool((pixels == pixels[..., :1]).all())
-
-
 def _some(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[:: max(1, len(rows) // number)]
-
-
-def _counts(manifest: pd.DataFrame) -> dict:
-    counts = manifest.groupby(["source", "split"]).size()
-    return {source: {side: int(n) for (_, side), n in part.items()} for source, part in counts.groupby(level=0)}
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -740,9 +716,7 @@ def _wrong(error: ValidationError, stages: bool) -> str:
     return "; ".join(f"{'.'.join(str(key) for key in one['loc'] if key not in kinds)}: {one['msg']}" for one in told)
 
 
-def of_folders(
-    photos: pd.DataFrame, folders: Sequence[str], *, label: str | None = None, run: str | os.PathLike = "runs/mine"
-) -> dict:
+def of_folders(photos: pd.DataFrame, folders: Sequence[str], *, label: str | None, run: str) -> dict:
     """The content of a settings file for somebody's own photos: MobileNetV2 from ImageNet weights.
 
     A set of which an epoch would have under 50 steps is learnt in smaller batches, at a learning rate that falls with
@@ -750,10 +724,8 @@ def of_folders(
 
     Parameters
     ----------
-    photos : as from ``data.read``.
-    folders : where they are.
-    label : the column to learn; default gender or label, whichever the photos have.
-    run : folder of the run.
+    photos, folders : as from ``data.read``, and where they are.
+    label : the column to learn; None for gender or label, whichever the photos have.
 
     Raises
     ------
@@ -765,7 +737,7 @@ def of_folders(
     batch_size = next(size for size in (128, 64, 32, 16) if number >= 50 * size or size == 16)
     recipe: dict[str, Any] = {"learn": {label: 1.0}, "along": {name: 0.3 for name in along if name != label}}
     recipe |= {"batch_size": batch_size, "learning_rate": 1e-3 * (batch_size / 128) ** 0.5}
-    return {"data": list(folders), "run": str(run), "stratify": [label, "age_group"], "recipe": recipe}
+    return {"data": list(folders), "run": run, "stratify": [label, "age_group"], "recipe": recipe}
 
 
 def prepare(settings: Settings, cache: str | os.PathLike = CACHE, photos: pd.DataFrame | None = None) -> pd.DataFrame:
