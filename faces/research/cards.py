@@ -17,11 +17,7 @@ SHARE_ALIKE = {"color6", "gray14"}
 
 
 def test_rows(metrics: Mapping) -> list[dict]:
-    """The figures of whole test sets in a ``metrics.json``, of this version or an earlier one.
-
-    Parameters
-    ----------
-    metrics : content of the file.
+    """The figures of whole test sets in the content of a ``metrics.json``, of this version or an earlier one.
 
     Returns
     -------
@@ -42,16 +38,12 @@ def test_rows(metrics: Mapping) -> list[dict]:
 
 
 def header(metrics: Mapping, sources: Iterable[str]) -> str:
-    """The YAML header of a model card.
+    """The YAML header of a model card, between two lines ``---`` as model hubs expect it.
 
     Parameters
     ----------
     metrics : content of ``metrics.json``.
     sources : of the training photos, whose terms decide the licence.
-
-    Returns
-    -------
-    str: between two lines ``---``, as model hubs expect it.
     """
     sources, rows = sorted(sources), [row for row in test_rows(metrics) if row["metric"] not in UNRANKED]
     results: dict[tuple, dict] = {}

@@ -41,7 +41,7 @@ class _FromPixels(nn.Module):
 
 
 def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: int, fitted: Mapping | None = None):
-    """Write an ML program for classification.
+    """Write an ML program for classification; returns it as a ``coremltools.models.MLModel``.
 
     Parameters
     ----------
@@ -49,10 +49,6 @@ def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: in
     head : Classes; which of the network's heads answers.
     size : side of the images in pixels.
     fitted : what its ``calibrate`` gave.
-
-    Returns
-    -------
-    coremltools.models.MLModel
 
     Raises
     ------
@@ -69,9 +65,8 @@ def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: in
         import coremltools
     except ImportError:
         raise UsageError("coremltools is not installed: pip install '.[coreml]' brings it (Linux or macOS)") from None
-    picture = coremltools.ImageType(
-        "image", (1, 3, size, size), scale=1 / 255, color_layout=coremltools.colorlayout.RGB
-    )
+    rgb = coremltools.colorlayout.RGB
+    picture = coremltools.ImageType("image", (1, 3, size, size), scale=1 / 255, color_layout=rgb)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch.jit's age and of names that the converter changes
         model = coremltools.convert(
@@ -99,9 +94,8 @@ def export(model: str | os.PathLike, out: str | os.PathLike):
     """
     exported = Model(TASKS.get(str(model), model))
     if (len(exported.heads) > 1 and str(model) not in exported.heads) or not exported.head(str(model)).classes:
-        raise UsageError(
-            f"{exported.name} gives {', '.join(exported.heads)}: only a classifier of one label is converted"
-        )
+        given = ", ".join(exported.heads)
+        raise UsageError(f"{exported.name} gives {given}: only a classifier of one label is converted")
     asked = exported.head(str(model)).name
     try:
         network, recipe, found, fitted = experiments.load(exported.folder)

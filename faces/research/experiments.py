@@ -414,11 +414,7 @@ def evaluate(
 def run(
     manifest: pd.DataFrame, *, recipe: Recipe | Sequence[Recipe], folder: str | os.PathLike, **options
 ) -> dict[str, pd.DataFrame]:
-    """Train, or take up a run, and return its tables; a step of a notebook.
-
-    Parameters
-    ----------
-    folder, options : as for ``train``.
+    """Train, or take up a run, as ``train`` does; a step of a notebook.
 
     Returns
     -------
@@ -477,12 +473,8 @@ def heed_strangers(folder: str | os.PathLike, folders: Sequence[str], *, cache: 
 
     Parameters
     ----------
-    folder : of a run with one class label.
+    folder : of a run with one class label, to which the threshold is written.
     folders : of pictures; those whose label is one of the classes are left out, and those that a split tests on.
-
-    Returns
-    -------
-    float: the threshold, which is written to the run.
     """
     about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
     [head] = about["heads"]
@@ -507,7 +499,7 @@ def publish(
     overwrite: bool = False,
     cache: str | os.PathLike = CACHE,
 ) -> dict:
-    """Export a finished run, test the exported network, and write its model folder.
+    """Export a finished run, test the exported network, write its model folder, and return its metrics.
 
     The folder holds model.onnx, weights.safetensors, model.json, metrics.json, history.csv and MODEL_CARD.md. A network
     whose training images are all grey sees colours as grey from then on (see ``backbones.accept_colour``).
@@ -520,10 +512,6 @@ def publish(
     half : store the weights in 16 bits.
     int8 : compute its backbone in 8 bits (see ``export.quantize``).
     overwrite : replace a model that is there already.
-
-    Returns
-    -------
-    dict: the content of metrics.json.
 
     Raises
     ------
@@ -670,10 +658,8 @@ def _read_yaml(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold the keys data, run and recipe, as configs/simpsons.yaml does")
     if former := [str(key) for key in content if str(key).endswith("_parameters")]:
-        raise SettingsError(
-            f"{path} has the sections of an earlier version ({', '.join(former)}): "
-            "write the keys data, run and recipe instead, as configs/simpsons.yaml does"
-        )
+        told = f"{path} has the sections of an earlier version ({', '.join(former)}): "
+        raise SettingsError(f"{told}write the keys data, run and recipe instead, as configs/simpsons.yaml does")
     return content
 
 
@@ -800,19 +786,11 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a network on labelled photos, test it and export it; goes on where it was interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="faces train",
-        description=main.__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "given",
-        nargs="+",
-        metavar="DIR|FILE|KEY=VALUE",
-        help="folders of photos or a settings file; "
-        "then settings, e.g. epochs=20 weights=random options.width=0.35 (as in class Recipe)",
-    )
+    look = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="faces train", description=main.__doc__, **look)
+    given = "folders of photos or a settings file; "
+    given += "then settings, e.g. epochs=20 weights=random options.width=0.35 (as in class Recipe)"
+    parser.add_argument("given", nargs="+", metavar="DIR|FILE|KEY=VALUE", help=given)
     parser.add_argument("--label", help="the column to learn (default: gender or label, whichever the photos have)")
     parser.add_argument("--recipe", metavar="FILE", help="a settings file whose recipe is used on the folders")
     parser.add_argument("--name", help="of the model: a folder below runs/, or a path (default: that of the photos)")

@@ -32,13 +32,13 @@ from faces import __version__
 from faces.research import cards
 from faces.research.backbones import SameConv
 from faces.research.batches import Pixels
-from faces.research.heads import Classes, Head, from_dict
+from faces.research.heads import Classes, Head, Years, from_dict
 from faces.research.networks import Network
 from faces.research.steps import commit
 
 SUBJECTS = ("face", "picture")
-TOLERANCE, HALF_TOLERANCE = 1e-4, 0.02  # largest difference of a probability; the same with weights in 16 bits
-YEARS_TOLERANCE, HALF_YEARS_TOLERANCE = 0.01, 0.5  # the same of an age, in years
+# Largest differences, of a probability and of an age in years; the same with weights in 16 bits.
+TOLERANCES = {Classes: (1e-4, 0.02), Years: (0.01, 0.5)}
 
 
 class ExportError(RuntimeError):
@@ -89,7 +89,7 @@ def export(
     pixels: np.ndarray,
     half: bool = False,
 ) -> float:
-    """Write a network as one ONNX file with a dynamic batch.
+    """Write a network as one ONNX file with a dynamic batch; returns the largest difference in any answer.
 
     Parameters
     ----------
@@ -101,14 +101,10 @@ def export(
     pixels : uint8 array ``[n, size, size, 3]``; images on which the file is compared with the network.
     half : store weights in 16 bits; they are computed with in 32.
 
-    Returns
-    -------
-    float: the largest difference in any answer.
 
     Raises
     ------
-    ExportError : the file differs from the network by more than 1e-4 in a probability (0.01 with ``half``) or .01 years
-        in an age (half a year with ``half``).
+    ExportError : the file differs from the network by more than ``TOLERANCES``.
     """
     fitted = fitted or {}
     deployed = Deployed(network, heads, fitted).eval()
@@ -116,15 +112,9 @@ def export(
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            deployed,
-            (example,),
-            dynamo=True,
-            input_names=["pixels"],
-            output_names=[head.name for head in heads],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("n")}},
-            verbose=False,
-        )
+        names = {"input_names": ["pixels"], "output_names": [head.name for head in heads]}
+        shapes = {"pixels": {0: torch.export.Dim("n")}}
+        program = torch.onnx.export(deployed, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
     proto = program.model_proto
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]  # stack traces of this machine
@@ -151,10 +141,7 @@ def compare(deployed: Deployed, path: str | os.PathLike, pixels: np.ndarray, *, 
             expected = deployed(torch.from_numpy(np.ascontiguousarray(part)))
         for head, one, other in zip(deployed.answers, expected, session.run(None, {"pixels": part}), strict=True):
             difference = float(np.abs(one.numpy() - other).max())
-            plain, halved = (
-                (TOLERANCE, HALF_TOLERANCE) if isinstance(head, Classes) else (YEARS_TOLERANCE, HALF_YEARS_TOLERANCE)
-            )
-            if not difference <= (halved if half else plain):
+            if not difference <= TOLERANCES[type(head)][half]:
                 raise ExportError(f"the exported {head.name} differs from the trained one by {difference:.1e}")
             worst = max(worst, difference)
     return worst
@@ -179,16 +166,14 @@ def _session(path: str | os.PathLike) -> onnxruntime.InferenceSession:
 def halve(path: str | os.PathLike) -> None:
     """Store the weights of an ONNX file in 16 bits, each cast to 32 before use; onnxruntime does so on loading."""
     proto = onnx.load(path)
-    casts = []
-    for weights in proto.graph.initializer:
-        if weights.data_type != onnx.TensorProto.FLOAT or math.prod(weights.dims) < 64:
-            continue
-        name = weights.name
-        kept = onnx.numpy_helper.to_array(weights).astype(np.float16)
-        weights.CopyFrom(onnx.numpy_helper.from_array(kept, f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *proto.graph.node]
+    nodes = list(proto.graph.node)
     del proto.graph.node[:]
+    for weights in proto.graph.initializer:
+        name = weights.name
+        if weights.data_type == onnx.TensorProto.FLOAT and math.prod(weights.dims) >= 64:
+            kept = onnx.numpy_helper.to_array(weights).astype(np.float16)
+            weights.CopyFrom(onnx.numpy_helper.from_array(kept, f"{name}.half"))
+            proto.graph.node.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
     proto.graph.node.extend(nodes)
     onnx.checker.check_model(proto)
     onnx.save(proto, path)

@@ -171,15 +171,13 @@ def build(
     ValueError : no such backbone, or it has no such option.
     WeightsError : the weights cannot be had or do not fit.
     """
-    imagenet, options = str(weights) == "imagenet", dict(options or {})
+    builder: Callable | None = BACKBONES.get(backbone)
     if backbone.startswith("timm:"):
-        builder: Callable = partial(from_timm, backbone.removeprefix("timm:"))
-    elif backbone in BACKBONES:
-        builder = BACKBONES[backbone]
-    else:
+        builder = partial(from_timm, backbone.removeprefix("timm:"))
+    if builder is None:
         raise ValueError(f"no backbone {backbone!r}; there are {', '.join(BACKBONES)} and timm:NAME")
     try:
-        features, width = builder(size=size, imagenet=imagenet, **options)
+        features, width = builder(size=size, imagenet=str(weights) == "imagenet", **(options or {}))
     except TypeError as error:
         raise ValueError(f"backbone {backbone}: {error}") from None
     network = Network(features, width, heads, dropout=dropout, mirror=mirror, frozen=frozen)
@@ -189,15 +187,11 @@ def build(
 
 
 def load_weights(network: Network, source: str | os.PathLike) -> list[str]:
-    """Start from another network: every tensor whose name and shape fit is taken.
+    """Start from another network: every tensor whose name and shape fit is taken; returns their names.
 
     Parameters
     ----------
     source : a folder with ``weights.safetensors``, or a safetensors file, also the VGGFace2 MobileNetV1's own layout.
-
-    Returns
-    -------
-    list of str: the names that were taken.
 
     Raises
     ------
@@ -211,19 +205,12 @@ def load_weights(network: Network, source: str | os.PathLike) -> list[str]:
         raise WeightsError(f"no weights to start from in {path}: {error}") from error
     if "stem.weight" in tensors:
         tensors = from_vggface2(tensors)
-    return take(network, tensors, str(path))
-
-
-def take(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> list[str]:
-    """Copy every tensor whose name and shape fit; returns their names."""
     state = network.state_dict()
-    fit = {
-        key: value.to(state[key]) for key, value in tensors.items() if key in state and state[key].shape == value.shape
-    }
-    network.load_state_dict(fit, strict=False)
+    fit = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
+    network.load_state_dict({key: value.to(state[key]) for key, value in fit.items()}, strict=False)
     wanted = {name for name, _ in network.named_parameters() if name.startswith("features.")}
     if wanted and not wanted & fit.keys():
-        raise WeightsError(f"{source} is not of this architecture and width")
+        raise WeightsError(f"{path} is not of this architecture and width")
     return sorted(fit)
 
 

@@ -153,7 +153,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(((epoch - 1) * steps + step) / total)
             x, targets = train.take(rows[rank::world])
-            x, targets = to_float(x, device), _to(targets, device)
+            x = to_float(x, device)
+            targets = {name: values.to(device, non_blocking=True) for name, values in targets.items()}
             if augment:
                 x = augment(x)
             with autocast():
@@ -189,9 +190,7 @@ def fit(
         sums, first, seconds = {}, 0, 0.0
         if rank == 0:
             _save_epoch(folder, evaluated, history, monitor, best, keep)
-            _save(
-                folder, network, average, optimizer, {"history": history, "step": 0, "sums": {}, "seconds": 0.0}, about
-            )
+            _save(folder, network, average, optimizer, BEGUN | {"history": history}, about)
         if world > 1:
             dist.barrier()
         bar.set_postfix({k: f"{row[k]:.3f}" for k in {"train_loss", "val_loss", monitor}} | {"epoch": epoch})
@@ -204,14 +203,20 @@ def _add(sums: dict, heads: Sequence[Head], loss: Tensor, outputs: Mapping, targ
     """Add a batch to running sums: name -> [sum, count]."""
     n = len(next(iter(outputs.values())))
     found = {"loss": (float(loss.detach()) * n, n), "rows": (n, 1)}
-    with torch.no_grad():
-        for head in heads:
-            known = ~targets[head.name].isnan().any(1)
-            score = head.score(outputs[head.name][known], targets[head.name][known])
-            found[f"{head.name}_{head.metric}"] = (float(score.double().sum()), int(known.sum()))
+    found |= {name: (float(score.sum()), len(score)) for name, score in _scores(heads, outputs, targets).items()}
     for name, (value, count) in found.items():
         before = sums.get(name, [0.0, 0])
         sums[name] = [before[0] + value, before[1] + count]
+
+
+@torch.no_grad()
+def _scores(heads: Sequence[Head], outputs: Mapping, targets: Mapping) -> dict[str, Tensor]:
+    """HEAD_METRIC -> score of each row whose label is known."""
+    known = {head: ~targets[head.name].isnan().any(1) for head in heads}
+    return {
+        f"{head.name}_{head.metric}": head.score(outputs[head.name][rows], targets[head.name][rows]).double()
+        for head, rows in known.items()
+    }
 
 
 def evaluate(network: nn.Module, heads: Sequence[Head], val: Batches, **options) -> dict[str, float]:
@@ -220,12 +225,9 @@ def evaluate(network: nn.Module, heads: Sequence[Head], val: Batches, **options)
     outputs = {name: torch.from_numpy(values) for name, values in outputs.items()}
     rows = np.concatenate(val.order())
     targets = {head.name: torch.from_numpy(val.targets[head.name][rows]) for head in heads}
-    found = {"val_loss": float(total_loss(heads, outputs, targets))}
-    for head in heads:
-        known = ~targets[head.name].isnan().any(1)
-        score = head.score(outputs[head.name][known], targets[head.name][known]).double()
-        found[f"val_{head.name}_{head.metric}"] = float(score.mean()) if len(score) else math.nan
-    return found
+    scores = _scores(heads, outputs, targets).items()
+    means = {f"val_{name}": float(score.mean()) if len(score) else math.nan for name, score in scores}
+    return {"val_loss": float(total_loss(heads, outputs, targets))} | means
 
 
 def predict(
@@ -254,10 +256,6 @@ def to_float(images: Tensor, device: torch.device | str) -> Tensor:
     return moved if moved.is_floating_point() else moved.float().div_(255)
 
 
-def _to(targets: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: values.to(device, non_blocking=True) for name, values in targets.items()}
-
-
 # ----------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -280,15 +278,11 @@ def load_checkpoint(
     monitor: str = "val_loss",
     best: str = "min",
 ) -> int:
-    """Load the weights after one epoch.
+    """Load the weights after one epoch, and return its number.
 
     Parameters
     ----------
     epoch : its number, "last", or "best" by the column ``monitor`` (the earliest of equals).
-
-    Returns
-    -------
-    int: the number of the epoch.
 
     Raises
     ------
@@ -385,12 +379,9 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, upgrade: 
 
 def _log(folder: Path, epoch: int, step: int, steps: int, sums: Mapping, seconds: float) -> None:
     figures = " ".join(f"{name} {total / max(count, 1):.4f}" for name, (total, count) in sums.items() if name != "rows")
+    speed = f"images/s {sums['rows'][0] / seconds:.1f}"
     with (folder / "progress.log").open("a", encoding="utf-8") as file:
-        print(
-            f"{time.strftime('%Y-%m-%d %H:%M:%S')} epoch {epoch} step {step}/{steps} {figures} "
-            f"images/s {sums['rows'][0] / seconds:.1f}",
-            file=file,
-        )
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} epoch {epoch} step {step}/{steps} {figures} {speed}", file=file)
 
 
 # -------------------------------------------------------------------------------------------------------- hardware
@@ -442,13 +433,12 @@ def keep_freed_memory() -> None:
 
     The page faults of getting it again cost a quarter of the time of training a small network on a CPU.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt:
-            m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-            mallopt(m_mmap_max, 0)
-            mallopt(m_trim_threshold, 2**31 - 1)
-            mallopt(m_arena_max, 1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_arena_max, 1)
 
 
 def _mix(*numbers: int) -> int:
