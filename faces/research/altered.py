@@ -54,9 +54,7 @@ def save(
 ) -> pd.DataFrame:
     """Alter every photo once for each value by ``change``, and write the results as PNG; files that are there are kept.
 
-    Returns
-    -------
-    DataFrame: the rows of ``photos`` once for each value, with ``path`` of the altered file and ``value``.
+    Returns the rows of ``photos`` once for each value, with ``path`` of the altered file and ``value``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -93,17 +91,13 @@ def ask(
     folder: Path,
     cache: Path,
 ) -> pd.DataFrame:
-    """What trained networks answer about photos as one change makes them.
+    """``experiments.predict`` of each network about photos as one change makes them, with ``network`` and ``value``.
 
     Parameters
     ----------
     change : name of a change of this module, e.g. "zoom".
     networks : name -> folder of its run below ``folder``.
     number : take so many photos, drawn at random with ``seed``.
-
-    Returns
-    -------
-    DataFrame: a row for each network, value and photo, as from ``experiments.predict``, with ``network`` and ``value``.
     """
     from faces.research import experiments  # brings torch, which reading results does without
 
@@ -145,10 +139,8 @@ PORTRAITS = Path(__file__).resolve().parents[2] / "samples" / "portraits" / "lon
 def portraits(folder: Path, *, seed: int) -> pd.DataFrame:
     """Faces of the portraits in ``samples``, cut out as in use, with glasses drawn at several places.
 
-    Returns
-    -------
-    DataFrame: a row for each person and place: ``path``, ``group`` (the person), ``gender``, ``place``, and ``pixels``,
-    the bytes of the picture in 64 pixels, uint8 ``[64, 64, 3]``.
+    A row for each person and place has ``path``, ``group`` (the person), ``gender``, ``place``, and ``pixels``, the
+    bytes of the picture in 64 pixels, uint8 ``[64, 64, 3]``.
     """
     from faces import finding
     from faces.predict import ARTIFACTS
@@ -313,12 +305,8 @@ def taught(
 
     Parameters
     ----------
-    teacher, stages : of the large and of the small network.
+    teacher, stages : of the large network, whose figures are "teacher" in what is returned, and of the small one.
     more_dirs : photos of faces; ``more_photos`` of them, drawn at random and none near a test photo, join in.
-
-    Returns
-    -------
-    dict: "history" and "predictions" of the small network, and "teacher": figures of the large one.
     """
     from faces.research import data, experiments
 

@@ -85,7 +85,7 @@ def compare(
     Parameters
     ----------
     recipes : of one label each, the same one.
-    folder : of the runs, one below it a recipe; see ``run_folder``.
+    folder : of the runs, see ``run_folder``.
     train : compare on so many photos, see ``few``; default all.
 
     Returns
@@ -376,14 +376,7 @@ def occlusion(network: Exported, pixels: np.ndarray, numbers: np.ndarray) -> np.
 
     Occlusion (Zeiler & Fergus, 1311.2901) needs answers alone, so that the exported network itself is explained.
 
-    Parameters
-    ----------
-    pixels : uint8 array ``[n, size, size, 3]``
-    numbers : int array ``[n]``; the class of each image.
-
-    Returns
-    -------
-    float32 array ``[n, size, size]``
+    From uint8 ``[n, size, size, 3]`` and the number of the class of each image, ``[n]``: float32 ``[n, size, size]``.
     """
     import torch
     from captum.attr import Occlusion
@@ -407,9 +400,7 @@ def occlusion(network: Exported, pixels: np.ndarray, numbers: np.ndarray) -> np.
 def portraits(where: Path, *, model: str, label: str, names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
     """Faces of portraits that may be shown, the network's answers, and what it looks at.
 
-    Parameters
-    ----------
-    where : folder of the portraits; ``names`` are below it. Each holds one face, which is detected and cut out.
+    ``names`` are files below ``where``. Each holds one face, which is detected and cut out.
 
     Returns
     -------

@@ -48,8 +48,7 @@ def decode(manifest: pd.DataFrame, size: int, *, whole: bool = False, cache: str
 
     Parameters
     ----------
-    manifest : with ``path``, and ``sha256`` from ``data.scan``; without that, files are told apart by path, size and
-        time.
+    manifest : with ``path``, and ``sha256`` if scanned; else files are told apart by path, size and time.
     size : side of the squares in pixels.
     whole : keep all of each picture between black edges instead of its central square.
     cache : folder of the decoded squares.
@@ -121,8 +120,7 @@ class Batches:
 
     Parameters
     ----------
-    pixels : Pixels or uint8 array ``[n, size, size, 3]``
-    targets : mapping of str to float array ``[n, k]``
+    pixels, targets : uint8 ``[n, size, size, 3]``, and name -> float ``[n, k]``.
     batch_size : of the largest batch; all are equally large but for one row.
     rows : int array; numbers of the rows to take; default all.
     """

@@ -107,14 +107,8 @@ def on_plain(
 ) -> pd.DataFrame:
     """What a trained network says of test pictures that stand small in the middle of a white or a black square.
 
-    Parameters
-    ----------
-    run : folder of the network.
-    scales : long side of the picture over that of the square.
-
-    Returns
-    -------
-    DataFrame: background, scale, group, the label, ``predicted`` and ``confidence``.
+    ``scales`` are long sides of the picture over that of the square. The table has background, scale, group, the label,
+    ``predicted`` and ``confidence``.
     """
     test = photos[photos["split"] == "test"].reset_index(drop=True)
     rows = []

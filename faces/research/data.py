@@ -141,10 +141,7 @@ def read(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> pd.DataFrame
 def describe(manifest: pd.DataFrame, label: str | None = None) -> str:
     """What ``read`` understood, to be shown before anything is trained: layouts, counts of classes, what was left out.
 
-    Parameters
-    ----------
-    manifest : as from ``read``, or later.
-    label : the column to count; by default all that are known by name.
+    ``label`` is the column to count; by default all that are known by name.
     """
     lines = []
     for source, part in manifest.groupby("source"):
@@ -439,7 +436,6 @@ def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None) -> p
 
     Parameters
     ----------
-    manifest : as ``read`` returns it.
     cache : folder that keeps the answers; a later scan of the same unchanged files takes them from there.
 
     Returns
@@ -546,11 +542,7 @@ def hash_codes(phash: pd.Series) -> np.ndarray:
 
 
 def near_pairs(codes: np.ndarray, max_distance: int, *, block: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs ``i < j`` of hashes that differ in at most ``max_distance`` bits.
-
-    Parameters
-    ----------
-    codes : uint64, ``[n, words]``.
+    """All pairs ``i < j`` of hashes, uint64 ``[n, words]``, that differ in at most ``max_distance`` bits.
 
     Returns
     -------
@@ -664,24 +656,18 @@ def prepare(
 ) -> pd.DataFrame:
     """``read``, ``scan``, ``group`` and ``split`` in one call: the manifest that training starts from.
 
-    Parameters
-    ----------
-    roots : as for ``read``; or what it gave, where its columns had to be looked at first.
+    ``roots`` are as for ``read``; or what it gave, where its columns had to be looked at first.
     """
     manifest = roots if isinstance(roots, pd.DataFrame) else read(roots)
     return published_split(split(group(scan(manifest, cache=cache)), stratify=stratify, seed=seed))
 
 
 def published_split(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Put the photos of the published data sets where the published models had them.
+    """Put the photos of the published data sets, after ``split``, where the published models had them.
 
     What a random draw gives hangs on every photo beside; a table of hashed names does not. Where that makes a group
     of near duplicates straddle the splits, its training photos, and where there is a test photo its validation photos,
     are ``excluded``.
-
-    Parameters
-    ----------
-    manifest : as from ``split``.
     """
     if not PUBLISHED_SPLITS.is_file():
         return manifest

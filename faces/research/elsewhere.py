@@ -46,8 +46,7 @@ def ask(
     ----------
     models : names of model folders; each answers for all its heads.
     margins : factors on the side of the square that is cut out around the face.
-    sides : sequence of int
-        Long sides in pixels to which whole photos are scaled down before a face is looked for.
+    sides : long sides in pixels to which whole photos are scaled down before a face is looked for.
 
     Returns
     -------

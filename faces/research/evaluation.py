@@ -1,4 +1,7 @@
-"""Figures that say how good a model is, each with how sure one can be of it."""
+"""Figures that say how good a model is, each with how sure one can be of it.
+
+A ``frame`` is as from ``predictions``, with ``group``.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +46,6 @@ def predictions(manifest: pd.DataFrame, logits: np.ndarray, classes: Sequence[st
 
 def reliability(frame: pd.DataFrame) -> pd.DataFrame:
     """How often the network is right, for ten equally large shares of the photos from least to most confident.
-
-    Parameters
-    ----------
-    frame : as from ``predictions``, with ``group``.
 
     Returns
     -------
@@ -169,7 +168,6 @@ def resampled(
 
     Parameters
     ----------
-    frame : with ``group``.
     statistics : of the photos' weights (how often each was drawn), ``[n]`` -> {name: value}.
 
     Returns
@@ -192,7 +190,6 @@ def detection(
 
     Parameters
     ----------
-    frame : as from ``predictions``, with ``group``.
     positive : the class that is to be found.
     threshold : the probability of it from which a photo is said to show it.
 
@@ -241,12 +238,7 @@ def best_threshold(frame: pd.DataFrame, label: str, positive: str) -> float:
 
 
 def by_group(frame: pd.DataFrame, column: str, value: str = "correct") -> pd.DataFrame:
-    """A figure for each value of a column, with interval and counts.
-
-    Parameters
-    ----------
-    frame : as from ``predictions``, with ``group``.
-    value : the column to average.
+    """The mean of ``value`` for each value of a column, with interval and counts.
 
     Returns
     -------

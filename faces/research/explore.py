@@ -19,9 +19,7 @@ from faces.research.plots import FEWEST_IN_A_MEAN
 def copies(photos: pd.DataFrame, *, labels: Sequence[str]) -> pd.DataFrame:
     """Count exact copies (same bytes) and near copies (same group) of each source, and how often labels disagree.
 
-    Returns
-    -------
-    DataFrame with a row for each source and kind: ``sets``, ``files`` and ``differ_in_LABEL``.
+    A row for each source and kind has ``sets``, ``files`` and ``differ_in_LABEL``.
     """
     photos = data.usable(photos)
     rows = []
@@ -37,9 +35,7 @@ def copies(photos: pd.DataFrame, *, labels: Sequence[str]) -> pd.DataFrame:
 def pair_distances(photos: pd.DataFrame, *, label: str) -> pd.DataFrame:
     """Count pairs of photos by the distance of their perceptual hashes, and the pairs whose labels differ.
 
-    Returns
-    -------
-    DataFrame with a row for each 4 bits up to 75: ``bits`` (the first), ``pairs``, ``labelled`` and ``differ``.
+    A row for each 4 bits up to 75 has ``bits`` (the first), ``pairs``, ``labelled`` and ``differ``.
     """
     photos = data.usable(photos)
     first, second, bits = data.near_pairs(data.hash_codes(photos["phash"]), 75)
@@ -53,10 +49,8 @@ def pair_distances(photos: pd.DataFrame, *, label: str) -> pd.DataFrame:
 def mean_faces(photos: pd.DataFrame, *, by: Sequence[str], size: int = 64) -> pd.DataFrame:
     """Average the photos of each combination of values of ``by``.
 
-    Returns
-    -------
-    DataFrame with ``by``, ``photos`` (how many) and ``pixels``, the bytes of a uint8 array ``[size, size, 3]``;
-    missing below 50 photos, whose average might show a person.
+    The table has ``by``, ``photos`` (how many) and ``pixels``, the bytes of a uint8 array ``[size, size, 3]``; missing
+    below 50 photos, whose average might show a person.
     """
     rows = []
     for values, part in data.usable(photos, *by).groupby(list(by)):
@@ -137,9 +131,7 @@ def learning_curve(
 ) -> pd.DataFrame:
     """Train the small network on ever larger parts of the training photos, with equal numbers of steps.
 
-    Returns
-    -------
-    DataFrame with ``photos``, ``train`` and ``val``: mean absolute errors in years.
+    The table has ``photos``, and in ``train`` and ``val`` mean absolute errors in years.
     """
     from faces.research import experiments, years
 

@@ -188,8 +188,7 @@ def quantize(source: str | os.PathLike, target: str | os.PathLike, pixels: np.nd
     Parameters
     ----------
     source, target : ONNX files; they may be the same.
-    pixels : uint8 array ``[n, size, size, 3]``; training images on which the ranges of the activations are found; a few
-        hundred will do.
+    pixels : uint8 ``[n, size, size, 3]``: a few hundred training images, on which the ranges of activations are found.
 
     Raises
     ------
@@ -324,10 +323,8 @@ def card(metrics: Mapping, figures: pd.DataFrame, photos: pd.DataFrame, subject:
 
     Parameters
     ----------
-    metrics : the content of metrics.json.
-    figures : as from ``evaluation.figures``.
+    metrics, figures : the content of metrics.json, and as from ``evaluation.figures``.
     photos : the training rows of the manifest.
-    subject : {"face", "picture"}
     """
     names = [head["name"] for head in metrics["heads"]]
     shown = figures.assign(unit=np.where(figures["metric"] == "mae", "{:.2f} years", "{:.1%}"))

@@ -151,13 +151,11 @@ class Steps:
 
 
 def open(number: str, data_dirs: Iterable[str | Path] | str, out_dir: str | Path) -> Steps:
-    """The steps of notebook ``number``.
+    """The steps of the notebook with the two digits ``number``.
 
     Parameters
     ----------
-    number : the notebook's two digits.
-    data_dirs : empty: the published results are read. Relative ones are looked for in the working folder, then in the
-        project.
+    data_dirs : relative ones are looked for here, then in the project; if empty, the published results are read.
     out_dir : where a run writes; a relative one is taken from the project's folder.
     """
     given = [data_dirs] if isinstance(data_dirs, str) else list(data_dirs)
