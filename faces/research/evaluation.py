@@ -259,12 +259,11 @@ def groups(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     -------
     DataFrame: value, photos, groups, mean, low, high, source, column, overall (accuracy of the source).
     """
-    rows = [
-        by_group(part, column).rename_axis("value").reset_index().assign(source=source, column=column, overall=overall)
-        for source, part, overall in ((name, rows, rows["correct"].mean()) for name, rows in frame.groupby("source"))
-        for column in columns
-        if part[column].nunique() > 1
-    ]
+    rows = []
+    for source, part in frame.groupby("source"):
+        for column in (name for name in columns if part[name].nunique() > 1):
+            table = by_group(part, column).rename_axis("value").reset_index()
+            rows.append(table.assign(source=source, column=column, overall=part["correct"].mean()))
     columns = ["value", "photos", "groups", "mean", "low", "high", "source", "column", "overall"]  # also without a row
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
 

@@ -786,7 +786,7 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a network on labelled photos, test it and export it; goes on where it was interrupted."""
-    look = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    look: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(prog="faces train", description=main.__doc__, **look)
     given = "folders of photos or a settings file; "
     given += "then settings, e.g. epochs=20 weights=random options.width=0.35 (as in class Recipe)"

@@ -180,7 +180,7 @@ def interact(show: Callable, **controls) -> None:
     Parameters
     ----------
     show : called with the value of every control by name; returns a text, and a figure or None.
-    **controls : Widgets, or what ``ipywidgets.interact`` takes for one: a range (low, high, step), a list.
+    **controls : widgets, or what ``ipywidgets.interact`` takes for one: a range (low, high, step), a list.
     """
     import ipywidgets
     from IPython.display import display

@@ -343,7 +343,8 @@ def main(argv: list[str] | None = None) -> int:
     import yaml
 
     parser = argparse.ArgumentParser("python -m faces.research.notebooks", description="Run the notebooks headless.")
-    add, several = parser.add_argument, {"action": "append", "default": []}
+    several: dict[str, Any] = {"action": "append", "default": []}
+    add = parser.add_argument
     add("--only", **several, metavar="NN", help="only notebooks that begin so")
     add("--profile", default="full", help="parameters from configs/PROFILE.yaml (default: %(default)s)")
     add("--data", nargs="+", default=[], metavar="DIR", help="folders of labelled photos, for the profile's")

@@ -600,7 +600,7 @@ def answer_sheet(
 ) -> Figure:
     """Portraits, two in a row, with what every model says of each written beside; only of people who agreed to it.
 
-    ``answers``: sequence of sequence of (model, answer); of each picture.
+    ``answers``: of each picture, (model, answer).
     """
     rows = -(-len(pictures) // 2)
     lines = max(len(said) for said in answers) + 2

@@ -59,7 +59,7 @@ class Steps:
         function : returns a table or a dict of tables.
         *inputs : DataFrame, dict of DataFrame, or folders
             Tables are compared by their public columns, folders not at all.
-        **settings : Plain data or dataclasses, compared value by value.
+        **settings : plain data or dataclasses, compared value by value.
 
         Raises
         ------
