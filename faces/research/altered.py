@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,9 @@ def wear(image: Image.Image, seed: int, *, eyes: Sequence | np.ndarray = EYES, j
 def save(
     photos: pd.DataFrame, folder: Path, change: Callable[[Image.Image, Any], Image.Image], values: Sequence
 ) -> pd.DataFrame:
-    """Alter every photo once for each value, and write the results as PNG.
+    """Alter every photo once for each value by ``change``, and write the results as PNG; files that are there are kept.
 
-    Parameters
-    ----------
-    photos : DataFrame
-        With ``path``.
-    folder : Path
-        Where the files go; those that are there already are kept.
-    change : callable
-        (image, value) -> image, e.g. ``zoom``.
-    values : sequence
-
-    Returns
-    -------
-    DataFrame
-        The rows of ``photos`` once for each value, with ``path`` of the altered file and ``value``.
+    Returns the rows of ``photos`` once for each value, with ``path`` of the altered file and ``value``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -103,31 +91,20 @@ def ask(
     folder: Path,
     cache: Path,
 ) -> pd.DataFrame:
-    """What trained networks answer about photos as one change makes them.
+    """``experiments.predict`` of each network about photos as one change makes them, with ``network`` and ``value``.
 
     Parameters
     ----------
-    change : str
-        Name of a change of this module, e.g. "zoom".
-    networks : mapping of str to str
-        Name -> folder of its run below ``folder``.
-    number : int
-        Take so many photos, drawn at random with ``seed``.
-
-    Returns
-    -------
-    DataFrame
-        A row for each network, value and photo, as from ``experiments.predict``, with ``network`` and ``value``.
+    change : name of a change of this module, e.g. "zoom".
+    networks : name -> folder of its run below ``folder``.
+    number : take so many photos, drawn at random with ``seed``.
     """
     from faces.research import experiments  # brings torch, which reading results does without
 
-    rows = save(
-        photos.sample(min(number, len(photos)), random_state=seed), folder / "altered", globals()[change], values
-    )
-    parts = [
-        experiments.predict(folder / run, rows, cache=cache).assign(network=name) for name, run in networks.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
+    some = photos.sample(min(number, len(photos)), random_state=seed)
+    rows = save(some, folder / "altered", globals()[change], values)
+    said = {name: experiments.predict(folder / run, rows, cache=cache) for name, run in networks.items()}
+    return pd.concat([table.assign(network=name) for name, table in said.items()], ignore_index=True)
 
 
 def age_errors(photos: pd.DataFrame, **options) -> pd.DataFrame:
@@ -139,9 +116,8 @@ def mean_errors(answers: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute error by network and value: network, value, photos, mean, low, high."""
     rows = []
     for (network, value), part in answers.groupby(["network", "value"], sort=False):
-        figures = evaluation.bootstrap((part["age_predicted"] - part["age"]).abs(), part["group"])
-        about = {"network": network, "value": value, "photos": len(part)}
-        rows.append(about | dict(zip(("mean", "low", "high"), figures, strict=True)))
+        figures = evaluation.interval((part["age_predicted"] - part["age"]).abs(), part["group"])
+        rows.append({"network": network, "value": value, "photos": len(part)} | figures)
     return pd.DataFrame(rows)
 
 
@@ -160,14 +136,11 @@ PLACES = {"none": None, "worn": (0.0, 0.0), "pushed up": (0.0, -0.26), "held": (
 PORTRAITS = Path(__file__).resolve().parents[2] / "samples" / "portraits" / "london"
 
 
-def portraits(folder: Path, *, seed: int, size: int = 128) -> pd.DataFrame:
+def portraits(folder: Path, *, seed: int) -> pd.DataFrame:
     """Faces of the portraits in ``samples``, cut out as in use, with glasses drawn at several places.
 
-    Returns
-    -------
-    DataFrame
-        A row for each person and place: ``path``, ``group`` (the person), ``gender``, ``place``, and ``pixels``, the
-        bytes of the picture in 64 pixels, uint8 ``[64, 64, 3]``.
+    A row for each person and place has ``path``, ``group`` (the person), ``gender``, ``place``, and ``pixels``, the
+    bytes of the picture in 64 pixels, uint8 ``[64, 64, 3]``.
     """
     from faces import finding
     from faces.predict import ARTIFACTS
@@ -181,15 +154,14 @@ def portraits(folder: Path, *, seed: int, size: int = 128) -> pd.DataFrame:
         face = detector.find(picture)[0]
         left, top, right, _ = box = finding.margin(face)
         eyes = (np.array(sorted(face.landmarks[:2])) - (left, top)) / (right - left)
-        crop = finding.cut(picture, box, size)
+        crop = finding.cut(picture, box, 128)
         for place, shift in PLACES.items():
             image = crop if shift is None else wear(crop, seed, eyes=eyes + shift, jitter=0)
             path = folder / f"{person.person}_{place.replace(' ', '_')}.png"
             image.save(path)
             pixels = np.asarray(image.resize((64, 64))).tobytes()
-            about = {"group": person.person, "gender": person.gender, "place": place, "pixels": pixels}
-            rows.append({"path": str(path)} | about)
-    return pd.DataFrame(rows)
+            rows.append([str(path), person.person, person.gender, place, pixels])
+    return pd.DataFrame(rows, columns=["path", "group", "gender", "place", "pixels"])
 
 
 def worn_or_held(
@@ -199,18 +171,14 @@ def worn_or_held(
 
     Parameters
     ----------
-    before : DataFrame
-        History of the network, an input so that a new network makes this step stale.
-    people : int
-        Of so many, the pictures and the maps are kept.
-    patch, stride : int
-        Of the grey squares that hide parts of the picture, in pixels of the network's input.
+    before : history of the network, an input so that a new network makes this step stale.
+    people : of so many, the pictures and the maps are kept.
+    patch, stride : of the grey squares that hide parts of the picture, in pixels of the network's input.
 
     Returns
     -------
-    dict
-        "answers": group, gender, place, ``p_glasses``; "maps": of some people besides ``pixels`` and ``drop``, the
-        bytes of how much hiding each part lowers the log-odds of the answer, float32 ``[k, k]``.
+    dict: "answers": group, gender, place, ``p_glasses``; "maps": of some people besides ``pixels`` and ``drop``, the
+    bytes of how much hiding each part lowers the log-odds of the answer, float32 ``[k, k]``.
     """
     import torch
 
@@ -223,14 +191,8 @@ def worn_or_held(
         answers = found[0].answer(torch.from_numpy(outputs), fitted.get("glasses", {})).numpy()
         return answers[:, found[0].classes.index("glasses")]
 
-    return look_at(portraits(folder / "portraits", seed=seed), answer, recipe.size, people, patch, stride)
-
-
-def look_at(
-    rows: pd.DataFrame, answer: Callable[[np.ndarray], np.ndarray], size: int, people: int, patch: int, stride: int
-) -> dict[str, pd.DataFrame]:
-    """Answers and maps of ``worn_or_held`` from rows of ``portraits`` and a function from pixels to probabilities."""
-    squares = images.decode_all(rows["path"].tolist(), size)
+    rows = portraits(folder / "portraits", seed=seed)
+    squares = images.decode_all(rows["path"].tolist(), recipe.size)
     rows = rows.assign(p_glasses=answer(squares))
     some = rows[rows["group"].isin(rows["group"].unique()[:people])]
     drops = []
@@ -243,12 +205,9 @@ def look_at(
 
 
 def detect(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Figures of finding glasses on test photos, at the threshold of best F1 on validation photos.
+    """``evaluation.detection`` of glasses on test photos, at the threshold of best F1 on validation photos.
 
-    Returns
-    -------
-    DataFrame
-        As from ``evaluation.detection``, and in ``val_auc`` the area under the curve on validation photos.
+    Besides, in ``val_auc``, the area under the curve on validation photos.
     """
     named = predictions.rename(columns={"glasses_p_glasses": "p_glasses"})
     val, test = (named[named["split"] == split] for split in ("val", "test"))
@@ -293,29 +252,25 @@ def trials(
 
     Parameters
     ----------
-    stages, steady : sequence of Recipe
-        With augmentation that becomes harsher, and with one that stays.
+    stages, steady : with augmentation that becomes harsher, and with one that stays.
 
     Returns
     -------
-    dict
-        "suspects": photos and suspect ones; "what": run, metric, value, low, high; "sizes": the same with width and
-        parameters.
+    dict: "suspects": photos and suspect ones; "what": run, metric, value, low, high; "sizes": the same with width and
+    parameters.
     """
-    from dataclasses import replace
-
     from faces.research import experiments, networks
 
     folder = folder / "trials"
     suspect = doubtful(photos, recipe=stages[0], folds=folds, seed=seed, folder=folder / "doubtful", cache=cache)
     clean = photos[~suspect]
     drawn = with_drawn_glasses(clean, share=drawn_share, seed=seed, folder=folder / "drawn")
-    weighted = [replace(stage, balance=("glasses",)) for stage in stages]
+    weighted, level = ([replace(one, balance=("glasses",)) for one in recipes] for recipes in (stages, steady))
     runs: dict[str | int, tuple[pd.DataFrame, Sequence]] = {
         "cleaned, weighted, harsher by stages": (clean, weighted),
         "suspects not left out": (photos, weighted),
         "classes not weighted": (clean, stages),
-        "one strength of augmentation": (clean, [replace(stage, balance=("glasses",)) for stage in steady]),
+        "one strength of augmentation": (clean, level),
         "with drawn glasses": (drawn, weighted),
     }
     runs |= {width: (clean, [replace(stage, options={"width": width}) for stage in stages]) for width in widths}
@@ -350,18 +305,9 @@ def taught(
 
     Parameters
     ----------
-    teacher, stages : Recipe, sequence of Recipe
-        Of the large and of the small network.
-    more_dirs : sequence of folders
-        Photos of faces; ``more_photos`` of them, drawn at random and none near a test photo, join in.
-
-    Returns
-    -------
-    dict
-        "history" and "predictions" of the small network, and "teacher": figures of the large one.
+    teacher, stages : of the large network, whose figures are "teacher" in what is returned, and of the small one.
+    more_dirs : photos of faces; ``more_photos`` of them, drawn at random and none near a test photo, join in.
     """
-    from dataclasses import replace
-
     from faces.research import data, experiments
 
     suspect = doubtful(photos, recipe=stages[0], folds=folds, seed=seed, folder=folder / "doubtful", cache=cache)
@@ -390,10 +336,8 @@ def with_qualities(photos: pd.DataFrame, *, size: int, cache: Path) -> pd.DataFr
 def scores(answers: pd.DataFrame, threshold: float, metric: str) -> pd.DataFrame:
     """One figure of finding glasses by value of a change, from rows of ``ask``: network, value, mean, low, high."""
     rows = []
-    for (network, value), part in answers.rename(columns={"glasses_p_glasses": "p_glasses"}).groupby(
-        ["network", "value"]
-    ):
+    named = answers.rename(columns={"glasses_p_glasses": "p_glasses"})
+    for (network, value), part in named.groupby(["network", "value"]):
         table = evaluation.detection(part, "glasses", "glasses", threshold=threshold, resamples=500)
-        mean, low, high = table.loc[metric]
-        rows.append({"network": network, "value": value, "mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+        rows.append([network, value, *table.loc[metric]])
+    return pd.DataFrame(rows, columns=["network", "value", "mean", "low", "high"])

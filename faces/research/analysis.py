@@ -24,10 +24,7 @@ BATCH = 64  # images that an exported network is given at once
 def judged(predictions: pd.DataFrame, label: str) -> pd.DataFrame:
     """Predictions as ``evaluation`` wants them: ``p_CLASS``, ``predicted``, ``confidence``, ``correct``, ``loss``.
 
-    Parameters
-    ----------
-    predictions : DataFrame
-        As from ``experiments.predict``: ``LABEL_p_CLASS`` for each class; rows without a label are left out.
+    They come as from ``experiments.predict``: ``LABEL_p_CLASS`` for each class. Rows without a label are left out.
     """
     known = predictions[predictions[label].notna()].reset_index(drop=True)
     columns = [name for name in known if name.startswith(f"{label}_p_")]
@@ -36,13 +33,7 @@ def judged(predictions: pd.DataFrame, label: str) -> pd.DataFrame:
 
 
 def paired(before: pd.DataFrame, after: pd.DataFrame) -> tuple[float, float, float]:
-    """Difference of two accuracies on the same rows, with its bootstrap interval over groups of near duplicates.
-
-    Parameters
-    ----------
-    before, after : DataFrame
-        As from ``judged``, of the same photos in the same order.
-    """
+    """Difference of the accuracies of two ``judged`` on the same rows, with its bootstrap interval over groups."""
     if before["group"].tolist() != after["group"].tolist():
         raise ValueError("the two predictions are not of the same photos in the same order")
     return evaluation.bootstrap(after["correct"].astype(float) - before["correct"], before["group"])
@@ -56,10 +47,8 @@ def percent(interval: Sequence[float], *, signed: bool = False) -> str:
     >>> percent((-0.01, -0.02, 0.0), signed=True)
     '-1.0 points (-2.0 to +0.0)'
     """
-    value, low, high = (100 * number for number in interval)
-    if signed:
-        return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+    form = "{:+.1f} points ({:+.1f} to {:+.1f})" if signed else "{:.1f} % ({:.1f} to {:.1f})"
+    return form.format(*(100 * number for number in interval))
 
 
 def in_words(table: pd.DataFrame, shares: Sequence[str], counts: Sequence[str] = ()) -> pd.DataFrame:
@@ -80,46 +69,34 @@ def sources_of(summary: pd.DataFrame) -> list[str]:
     return [name for name in summary if name not in SUMMARY]
 
 
-def few(photos: pd.DataFrame, train: int, val: int, seed: int) -> pd.DataFrame:
-    """All test rows, and so many of the others, drawn once; at most half of the training rows."""
-    shuffled = photos.sample(frac=1, random_state=seed)
-    rows = dict(list(shuffled.groupby("split")))
+def few(photos: pd.DataFrame, train: int, seed: int) -> pd.DataFrame:
+    """All test rows, and so many others, drawn once: at most half of the training and 1,000 of the validation rows."""
+    rows = dict(list(photos.sample(frac=1, random_state=seed).groupby("split")))
     least = min(train, len(rows["train"]) // 2)
-    kept = [rows["train"].head(least), rows["val"].head(val), rows["test"]]
+    kept = [rows["train"].head(least), rows["val"].head(1000), rows["test"]]
     return pd.concat(kept).sort_index().reset_index(drop=True)
 
 
 def compare(
-    photos: pd.DataFrame,
-    *,
-    recipes: Mapping,
-    folder: Path,
-    cache: Path,
-    train: int | None = None,
-    val: int = 1000,
-    seed: int = 0,
+    photos: pd.DataFrame, *, recipes: Mapping, folder: Path, cache: Path, train: int | None = None, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
     """Train each recipe on the same photos and test it on all test photos.
 
     Parameters
     ----------
-    recipes : mapping of str to Recipe or list of Recipe
-        Of one label each, the same one.
-    folder : Path
-        Of the runs, one below it a recipe; see ``run_folder``.
-    train, val : int, optional
-        Compare on so many photos, see ``few``; default all.
+    recipes : of one label each, the same one.
+    folder : of the runs, see ``run_folder``.
+    train : compare on so many photos, see ``few``; default all.
 
     Returns
     -------
-    dict
-        "summary": recipe, parameters, photos, epochs, kept (epoch), val, one column a source, all with its interval
-        low to high, tested (photos), minutes;
-        "history": of all, with ``recipe``; accuracies in columns train_acc and val_acc.
+    dict: "summary": recipe, parameters, photos, epochs, kept (epoch), val, one column a source, all with its interval
+    low to high, tested (photos), minutes; "history": of all, with ``recipe``; accuracies in columns train_acc and
+    val_acc.
     """
     from faces.research import experiments, networks
 
-    photos = photos if train is None else few(photos, train, val, seed)
+    photos = photos if train is None else few(photos, train, seed)
     rows, histories = [], []
     for name, recipe in recipes.items():
         place = run_folder(folder, name)
@@ -129,25 +106,21 @@ def compare(
         history = plain_names(run["history"], label)
         answers = judged(run["predictions"], label)
         tested = answers[answers["split"] == "test"]
-        interval = evaluation.bootstrap(tested["correct"], tested["group"])
         final = history[history["stage"] == history["stage"].max()]
         by_source = tested.groupby("source")["correct"].mean()
-        rows.append(
-            {
-                "recipe": name,
-                "parameters": networks.parameter_count(network.features)
-                + networks.parameter_count(network.heads[label]),
-                "photos": int((photos["split"] == "train").sum()),
-                "epochs": len(history),
-                "kept": int(final.loc[final["val_acc"].idxmax(), "epoch"]),
-                "val": final["val_acc"].max(),
-                # A folder of photos may be named like a column.
-                **by_source.rename(lambda name: f"{name} (source)" if name in SUMMARY else name).to_dict(),
-                **dict(zip(("all", "low", "high"), interval, strict=True)),
-                "tested": len(tested),
-                "minutes": history["seconds"].sum() / 60,
-            }
-        )
+        mean, low, high = evaluation.bootstrap(tested["correct"], tested["group"])
+        row = {
+            "recipe": name,
+            "parameters": sum(map(networks.parameter_count, (network.features, network.heads[label]))),
+            "photos": int((photos["split"] == "train").sum()),
+            "epochs": len(history),
+            "kept": int(final.loc[final["val_acc"].idxmax(), "epoch"]),
+            "val": final["val_acc"].max(),
+        }
+        # A folder of photos may be named like a column.
+        row |= by_source.rename(lambda name: f"{name} (source)" if name in SUMMARY else name).to_dict()
+        row |= {"all": mean, "low": low, "high": high, "tested": len(tested)}
+        rows.append(row | {"minutes": history["seconds"].sum() / 60})
         histories.append(history.assign(recipe=name))
     return {"summary": pd.DataFrame(rows), "history": pd.concat(histories, ignore_index=True)}
 
@@ -190,11 +163,11 @@ def answers_of(table: pd.DataFrame, model: str, label: str) -> pd.DataFrame:
 
 def rivals(*, model: str) -> pd.DataFrame:
     """Accuracies of installable classifiers on the same photos, as ``benchmarks/peers.py`` wrote them to artifacts."""
-    file = predict.ARTIFACTS / model / "metrics.json"
+    metrics = json.loads((predict.ARTIFACTS / model / "metrics.json").read_text(encoding="utf-8"))
     rows = [
         {"model": name, "photos of": source, "photos": found["photos"], **found["accuracy"]}
         | {"images_per_s": about["images_per_s"]}
-        for name, about in json.loads(file.read_text(encoding="utf-8"))["models"].items()
+        for name, about in metrics["models"].items()
         for source, found in about["test"].items()
     ]
     return pd.DataFrame(rows)
@@ -204,15 +177,7 @@ def rivals(*, model: str) -> pd.DataFrame:
 
 
 class Exported:
-    """One head of an exported classifier: uint8 squares ``[n, size, size, 3]`` -> probabilities ``[n, classes]``.
-
-    Parameters
-    ----------
-    model : str
-        Name of a folder below ``folder`` or in artifacts.
-    label : str
-        Which of its heads is asked.
-    """
+    """The head ``label`` of an exported classifier: uint8 ``[n, size, size, 3]`` -> probabilities ``[n, classes]``."""
 
     def __init__(self, model: str, label: str, folder: Path | None = None):
         self.model = find(model, folder)
@@ -223,25 +188,12 @@ class Exported:
         parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
         return np.concatenate([self.model.run(part, self.head.name) for part in parts])
 
-    def log_odds(self, pixels: np.ndarray) -> np.ndarray:
-        """Logarithm of the odds of each class, ``[n, classes]``."""
-        likely = self(pixels).astype(float).clip(1e-6, 1 - 1e-6)
-        return np.log(likely / (1 - likely))
-
 
 def ask(
-    photos: pd.DataFrame, *, models: Sequence[str], label: str, folder: Path | None = None, splits: Sequence[str] = ()
+    photos: pd.DataFrame, *, models: Sequence[str], label: str, splits: Sequence[str], folder: Path | None = None
 ) -> pd.DataFrame:
-    """What exported models say of the val and test rows: MODEL_p_CLASS; brightness and sharpness of each photo.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        Where models are looked for first.
-    splits : sequence of str
-        Default val and test.
-    """
-    asked = photos[photos["split"].isin(splits or ["val", "test"])].reset_index(drop=True)
+    """What exported models, of ``folder`` first, say of rows: MODEL_p_CLASS; brightness and sharpness of each photo."""
+    asked = photos[photos["split"].isin(splits)].reset_index(drop=True)
     networks = {name: Exported(name, label, folder) for name in models}
     frames = sorted({network.frame for network in networks.values()}, reverse=True)  # the largest shows most
     found, qualities = {name: [] for name in networks}, []
@@ -266,8 +218,8 @@ def threshold(*, model: str, label: str, folder: Path | None = None) -> pd.DataF
 def exported(photos: pd.DataFrame, *, models: Sequence[str], folder: Path | None = None) -> dict[str, pd.DataFrame]:
     """The test rows with the answers of each exported model, see ``evaluate.predict``."""
     asked = photos[photos["split"] == "test"]
-    labels = [name for name in ("gender", "age", "age_group", "race", "glasses") if name in photos]
-    asked = asked[["path", "source", "group", "split", *labels]]
+    labels = ("gender", "age", "age_group", "race", "glasses")
+    asked = asked[["path", "source", "group", "split", *(name for name in labels if name in photos)]]
     return {name: evaluate.predict(find(name, folder), asked) for name in models}
 
 
@@ -297,13 +249,7 @@ def last_stage(photos: pd.DataFrame, *, run: Path, number: int, by: Sequence[str
 
 
 def mirrored(photos: pd.DataFrame, *, run: Path, cache: Path) -> pd.DataFrame:
-    """What an average over image and mirror image adds to a trained network's answers about test photos; a step.
-
-    Returns
-    -------
-    DataFrame
-        As from ``against``, for every head that the network has learnt.
-    """
+    """What an average over image and mirror image adds to a trained network's answers: ``against`` for each head."""
     from faces.research import batches, experiments, training
 
     test = photos[photos["split"] == "test"].reset_index(drop=True)
@@ -317,15 +263,9 @@ def mirrored(photos: pd.DataFrame, *, run: Path, cache: Path) -> pd.DataFrame:
 
 def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:
     """Rows of ``evaluation.figures`` with their intervals in words: years of an error, else percent."""
-    words = []
-    for row in table.to_dict("records"):
-        numbers = [row[name] for name in ("mean", "low", "high")]
-        if row["metric"] == "mae":
-            form = "{:+.2f} years ({:+.2f} to {:+.2f})" if signed else "{:.2f} years ({:.2f} to {:.2f})"
-            words.append(form.format(*numbers))
-        else:
-            words.append(percent(numbers, signed=signed))
-    return words
+    years = "{:+.2f} years ({:+.2f} to {:+.2f})" if signed else "{:.2f} years ({:.2f} to {:.2f})"
+    rows = zip(table["metric"], table[["mean", "low", "high"]].to_numpy(), strict=True)
+    return [years.format(*row) if metric == "mae" else percent(row, signed=signed) for metric, row in rows]
 
 
 def find(name: str, folder: Path | None = None) -> predict.Model:
@@ -334,14 +274,14 @@ def find(name: str, folder: Path | None = None) -> predict.Model:
     return predict.Model(own if folder and (own / "model.onnx").is_file() else name, threads=1)
 
 
-def speed(*, models: Sequence[str], label: str = "", folder: Path | None = None, images_each: int = 30) -> pd.DataFrame:
-    """Size of each exported model, and its median time for one image on one thread, of one head or all."""
+def speed(*, models: Sequence[str], label: str = "", folder: Path | None = None) -> pd.DataFrame:
+    """Size of each exported model, and its median time in 30 for one image on one thread, of one head or all."""
     rows = []
     for name in models:
         model, took = find(name, folder), []
         heads = [model.head(label).name] if label else []
         one = np.zeros((1, model.size, model.size, 3), np.uint8)
-        for _ in range(images_each):
+        for _ in range(30):
             began = time.perf_counter()
             model.answers(one, heads)
             took.append((time.perf_counter() - began) * 1e3)
@@ -351,77 +291,41 @@ def speed(*, models: Sequence[str], label: str = "", folder: Path | None = None,
 
 
 def layers(network, size: int) -> pd.DataFrame:
-    """Layers of a network: name, kind, channels and side of its maps in pixels, parameters.
-
-    Parameters
-    ----------
-    network : networks.Network
-        Its backbone is walked one child deep, and so are the heads.
-    """
+    """Parts of a network's backbone, and its heads: kind, channels and side of their maps in pixels, parameters."""
     from faces.research import networks
 
     table = networks.layer_table(network, size).reset_index()
     table.insert(1, "kind", [type(layer).__name__ for layer in network.features.children()])
+    columns = ["layer", "kind", "channels", "side", "parameters"]
     heads = [
-        {
-            "layer": f"head {name}",
-            "kind": "Linear",
-            "side": 1,
-            "channels": layer.out_features,
-            "parameters": networks.parameter_count(layer),
-        }
+        [f"head {name}", "Linear", layer.out_features, 1, networks.parameter_count(layer)]
         for name, layer in network.heads.items()
     ]
-    return pd.concat([table, pd.DataFrame(heads)], ignore_index=True)[
-        ["layer", "kind", "channels", "side", "parameters"]
-    ]
+    return pd.concat([table, pd.DataFrame(heads, columns=columns)], ignore_index=True)[columns]
 
 
 # ------------------------------------------------------------------------------------------------ analysis of errors
 
 
-def groups(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Accuracy of each value of each column, each source apart.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        As from ``judged``.
-
-    Returns
-    -------
-    DataFrame
-        source, column, value, photos, groups, mean, low, high, and ``overall`` of the source.
-    """
-    rows = []
-    for source, part in frame.groupby("source"):
-        for column in columns:
-            if part[column].nunique() > 1:
-                table = evaluation.by_group(part, column).rename_axis("value").reset_index()
-                rows.append(table.assign(source=source, column=column, overall=part["correct"].mean()))
-    return pd.concat(rows, ignore_index=True)
+groups = evaluation.groups  # by the name that the notebooks know
 
 
 def quarters(frame: pd.DataFrame, columns: Mapping[str, int]) -> pd.DataFrame:
     """The quarter that each photo is in among those of its source, by its range, for columns -> decimals."""
-    parts = {
-        f"{column} (quarters)": pd.concat(
-            [evaluation.quartiles(part, digits).astype(object) for _, part in frame.groupby("source")[column]]
-        )
-        for column, digits in columns.items()
-    }
-    return frame.assign(**parts)
+    for column, digits in columns.items():
+        parts = [evaluation.quartiles(part, digits).astype(object) for _, part in frame.groupby("source")[column]]
+        frame = frame.assign(**{f"{column} (quarters)": pd.concat(parts)})
+    return frame
 
 
 def abstaining(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """Coverage and risk of answering at a confidence of ``threshold`` or more, each source apart, with intervals."""
     rows = []
     for source, part in frame.groupby("source"):
-        sure = part[part["confidence"] >= threshold]
-        risk, low, high = evaluation.bootstrap(~sure["correct"], sure["group"])
-        rows.append({"source": source, "coverage": len(sure) / len(part), "risk": risk, "low": low, "high": high})
-        rows[-1]["risk of answering all"] = 1 - part["correct"].mean()
-    return pd.DataFrame(rows).set_index("source")
+        sure, all_wrong = part[part["confidence"] >= threshold], 1 - part["correct"].mean()
+        rows.append([source, len(sure) / len(part), *evaluation.bootstrap(~sure["correct"], sure["group"]), all_wrong])
+    columns = ["source", "coverage", "risk", "low", "high", "risk of answering all"]
+    return pd.DataFrame(rows, columns=columns).set_index("source")
 
 
 VIEWS: dict[str, dict[str, Any]] = {
@@ -446,9 +350,8 @@ def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, fold
 
     Returns
     -------
-    DataFrame
-        ``views`` (a key of ``SETS``), ``by``: probabilities "averaged", or "voted" (ties by the plain view), mean, low,
-        high, photos.
+    DataFrame: ``views`` (a key of ``SETS``), ``by``: probabilities "averaged", or "voted" (ties by the plain view),
+    mean, low, high, photos.
     """
     import torch
 
@@ -471,8 +374,7 @@ def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, fold
         votes = votes + 0.5 * (plain[:, None] == np.arange(stack.shape[2]))
         for by, answer in {"averaged": stack.mean(0).argmax(1), "voted": votes.argmax(1)}.items():
             change = (answer == truth).astype(float) - (plain == truth)
-            mean, low, high = evaluation.bootstrap(change, test["group"])
-            rows.append({"views": name, "by": by, "mean": mean, "low": low, "high": high, "photos": len(test)})
+            rows.append({"views": name, "by": by} | evaluation.interval(change, test["group"]) | {"photos": len(test)})
     return pd.DataFrame(rows)
 
 
@@ -484,21 +386,14 @@ def occlusion(network: Exported, pixels: np.ndarray, numbers: np.ndarray) -> np.
 
     Occlusion (Zeiler & Fergus, 1311.2901) needs answers alone, so that the exported network itself is explained.
 
-    Parameters
-    ----------
-    pixels : uint8 array ``[n, size, size, 3]``
-    numbers : int array ``[n]``
-        The class of each image.
-
-    Returns
-    -------
-    float32 array ``[n, size, size]``
+    From uint8 ``[n, size, size, 3]`` and the number of the class of each image, ``[n]``: float32 ``[n, size, size]``.
     """
     import torch
     from captum.attr import Occlusion
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(network.log_odds(x.permute(0, 2, 3, 1).byte().contiguous().numpy()))
+        likely = network(x.permute(0, 2, 3, 1).byte().contiguous().numpy()).astype(float).clip(1e-6, 1 - 1e-6)
+        return torch.from_numpy(np.log(likely / (1 - likely)))
 
     side = max(2, network.frame.size // 6)
     found = Occlusion(forward).attribute(
@@ -515,20 +410,15 @@ def occlusion(network: Exported, pixels: np.ndarray, numbers: np.ndarray) -> np.
 def portraits(where: Path, *, model: str, label: str, names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
     """Faces of portraits that may be shown, the network's answers, and what it looks at.
 
-    Parameters
-    ----------
-    where : Path
-        Folder of the portraits; ``names`` are below it. Each holds one face, which is detected and cut out.
+    ``names`` are files below ``where``. Each holds one face, which is detected and cut out.
 
     Returns
     -------
-    DataFrame
-        ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8 ``[size, size, 3]`` and
-        float16 ``[size, size]``, see ``occlusion``.
+    DataFrame: ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8
+    ``[size, size, 3]`` and float16 ``[size, size]``, see ``occlusion``.
     """
     network, detector = Exported(model, label, folder), finding.Detector(predict.ARTIFACTS / "face_finder")
-    squares = [finding.look(Path(where) / name, [network.frame], detector)[1][0][0] for name in names]
-    pixels = np.stack(squares)
+    pixels = np.stack([finding.look(where / name, [network.frame], detector)[1][0][0] for name in names])
     likely = network(pixels)
     maps = occlusion(network, pixels, likely.argmax(1))
     return pd.DataFrame(
@@ -547,10 +437,7 @@ def mean_attributions(
 ) -> pd.DataFrame:
     """``occlusion`` averaged over test photos of one source, class by class, and the mean of those photos.
 
-    Returns
-    -------
-    DataFrame
-        ``class``, ``photos``, ``pixels`` and ``saliency`` as for ``portraits``; none below 50 photos.
+    The table has ``class``, ``photos``, ``pixels`` and ``saliency`` as that of ``portraits``; none below 50 photos.
     """
     network, rows = Exported(model, label, folder), []
     test = photos[(photos["split"] == "test") & (photos["source"] == source)]
@@ -579,10 +466,9 @@ def label_audit(
 
     Returns
     -------
-    dict
-        "suspects", a row a source: photos, suspect, conflicting (near duplicates whose labels differ), both;
-        "cleaning", a row a source: accuracy of the regression on test photos fitted with and without the suspects, and
-        the paired difference; "worst": the 24 likeliest errors.
+    dict: "suspects", a row a source: photos, suspect, conflicting (near duplicates whose labels differ), both;
+    "cleaning", a row a source: accuracy of the regression on test photos fitted with and without the suspects, and the
+    paired difference; "worst": the 24 likeliest errors.
     """
     from cleanlab.filter import find_label_issues
     from sklearn.linear_model import LogisticRegression
@@ -592,7 +478,7 @@ def label_audit(
 
     from faces.research import experiments
 
-    learnt = few(photos, train, 1000, seed)
+    learnt = few(photos, train, seed)
     network, _ = experiments.train(recipe, learnt, folder, cache=cache, keep="best")
     seen = set(learnt.loc[learnt["split"] == "train", "path"])
     audit = photos[(photos["split"] == "train") & ~photos["path"].isin(seen)].reset_index(drop=True)
@@ -613,9 +499,8 @@ def label_audit(
     rows = []
     for source, members in test.groupby("source").indices.items():
         before, after = (hits[members] for hits in right)
-        mean, low, high = evaluation.bootstrap(after.astype(float) - before, test["group"].iloc[members])
         about = {"source": source, "with": before.mean(), "without": after.mean()}
-        rows.append(about | {"mean": mean, "low": low, "high": high})
+        rows.append(about | evaluation.interval(after.astype(float) - before, test["group"].iloc[members]))
     given = likely[np.arange(len(truth)), truth]
     worst = audit.assign(probability=given)[suspect].sort_values("probability").head(24)
     worst = worst[["path", "source", label, "probability"]].reset_index(drop=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from urllib.error import URLError
 
 import torch
@@ -47,19 +48,10 @@ def _gender_cnn(
     batch_norm: bool = False,
     padding: int = 0,
 ) -> Backbone:
-    """The plain network for 64×64 faces: convolutions with pooling by three, then a dense layer.
+    """The plain network for 64×64 faces: conv 3→32→64→128, each 3×3 with pooling by three, then dense 128→256.
 
-    With the defaults: conv 3→32→64→128, each 3×3, stride 1, no padding, then ReLU, MaxPool 3/3 and Dropout2d 0.25;
-    dense 128→256, ReLU; with Dropout 0.5 and a head of two classes 126,786 parameters. The other arguments are the
-    small steps beyond it that notebook 02 measures.
-
-    Pooling stands before ReLU: the two commute exactly (both are monotonic), and ReLU then handles nine times fewer
-    numbers. With ``padding``, or a larger ``size``, the last feature map is larger than 1×1 and all of it goes into
-    the dense layer.
-
-    Raises
-    ------
-    ValueError : images of ``size`` pixels are too small for so many poolings.
+    The other arguments are the small steps beyond it that notebook 02 measures. With a head of two classes it has
+    126,786 parameters. Pooling stands before ReLU, with which it commutes, and leaves it nine times fewer numbers.
     """
     _refuse_imagenet(imagenet, "gender_cnn")
     layers: list[nn.Module] = [Standardize()] if standardize else []
@@ -82,38 +74,25 @@ def _gender_cnn(
 def _plain_cnn(*, size: int, imagenet: bool, dropout: float = 0.0) -> Backbone:
     """The sequential baseline for 96×96 faces: four convolutions with pooling by two, then two dense layers.
 
-    conv 3→32→64→128→128, each 3×3 with ReLU and MaxPool 2; dense →256→64. Nothing in it resists over-fitting unless
-    ``dropout`` (before the dense layers) is given.
-
-    Raises
-    ------
-    ValueError : images of ``size`` pixels are too small for four poolings.
+    Nothing in it resists over-fitting unless ``dropout`` (before the dense layers) is given.
     """
     _refuse_imagenet(imagenet, "plain_cnn")
     layers: list[nn.Module] = []
-    channels, side = 3, size
-    for width in (32, 64, 128, 128):
+    for channels, width in pairwise((3, 32, 64, 128, 128)):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
-        channels, side = width, side // 2
-    if side < 1:
+    if size < 16:
         raise ValueError(f"{size} pixels are too few for four poolings by two")
-    layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * side * side, 256), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(128 * (size // 16) ** 2, 256), nn.ReLU()]
     layers += [nn.Dropout(dropout), nn.Linear(256, 64), nn.ReLU()]
     return nn.Sequential(*layers), 64
 
 
 def _cartoon_cnn(*, size: int, imagenet: bool) -> Backbone:
-    """The plain network for 64×64 cartoon characters: six halvings, then two dense layers.
-
-    Six blocks of conv 3×3 (padding 1), ReLU, MaxPool 2 and BatchNorm, channels 3-16-32-64-128-256-512; flatten; dense
-    512→120→84 with ReLU.
-    """
+    """The plain network for 64×64 cartoon characters: six halvings, then two dense layers."""
     _refuse_imagenet(imagenet, "cartoon_cnn")
     layers: list[nn.Module] = []
-    channels = 3
-    for width in (16, 32, 64, 128, 256, 512):
+    for channels, width in pairwise((3, 16, 32, 64, 128, 256, 512)):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(width)]
-        channels = width
     layers += [nn.Flatten(), nn.Linear(512 * (size // 64) ** 2, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
     return nn.Sequential(*layers), 84
 
@@ -137,9 +116,9 @@ def _conv(channels: int, width: int, stride: int = 1) -> nn.Sequential:
 def _small_resnet(*, size: int, imagenet: bool, width: int = 32, depth: int = 1) -> Backbone:
     """A residual network to be trained from nothing on small pictures: no dense layer but the heads.
 
-    conv 3→w of stride 2, so that a picture costs a quarter; three stages 2w, 4w, 8w, each a convolution, MaxPool 2 and
-    ``depth`` residual blocks (none in the second); global average pooling. After the nine-layer ResNets of the
-    DAWNBench contest (Page, 2018). With ``width`` 32 it has 1.6 million weights, with 8 a hundred thousand.
+    A convolution of stride 2, so that a picture costs a quarter; three stages with ``depth`` residual blocks (none in
+    the second). After the nine-layer ResNets of the DAWNBench contest (Page, 2018). With ``width`` 32 it has 1.6
+    million weights, with 8 a hundred thousand.
     """
     _refuse_imagenet(imagenet, "small_resnet")
     layers: list[nn.Module] = [Standardize(), _conv(3, width, 2)]
@@ -327,7 +306,7 @@ def _same(x: Tensor) -> Tensor:
 def _mobilenet_v1(*, size: int, imagenet: bool, width: float = 1.0, batch_norm: bool = False) -> Backbone:
     """MobileNetV1 (Howard et al., 1704.04861) as the VGGFace2 network has it: biases, ReLU6, SAME padding.
 
-    batch_norm : after each convolution; for training from random weights.
+    ``batch_norm`` after each convolution is for training from random weights.
     """
     if imagenet:
         raise WeightsError("there are no ImageNet weights of mobilenet_v1: give a file of weights, or 'random'")
@@ -339,12 +318,9 @@ def _mobilenet_v1(*, size: int, imagenet: bool, width: float = 1.0, batch_norm: 
         standardize=Standardize(mean, (VGGFACE2_SCALE / 255,) * 3), stem=conv(3, channels, 3, 2)
     )
     for number, (wide, stride) in enumerate(MOBILENET_V1, 1):
-        parts = {
-            "depthwise": conv(channels, channels, 3, stride, groups=channels),
-            "pointwise": conv(channels, scaled(wide), 1),
-        }
-        stages[f"block{number}"] = nn.Sequential(OrderedDict(parts))
-        channels = scaled(wide)
+        depthwise = conv(channels, channels, 3, stride, groups=channels)
+        parts = OrderedDict(depthwise=depthwise, pointwise=conv(channels, scaled(wide), 1))
+        stages[f"block{number}"], channels = nn.Sequential(parts), scaled(wide)
     return nn.Sequential(stages), channels
 
 

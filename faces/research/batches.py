@@ -48,19 +48,14 @@ def decode(manifest: pd.DataFrame, size: int, *, whole: bool = False, cache: str
 
     Parameters
     ----------
-    manifest : DataFrame
-        With ``path``, and ``sha256`` from ``data.scan``; without that, files are told apart by path, size and time.
-    size : int
-        Side of the squares in pixels.
-    whole : bool, default False
-        Keep all of each picture between black edges instead of its central square.
-    cache : path, default "runs/cache"
-        Folder of the decoded squares.
+    manifest : with ``path``, and ``sha256`` if scanned; else files are told apart by path, size and time.
+    size : side of the squares in pixels.
+    whole : keep all of each picture between black edges instead of its central square.
+    cache : folder of the decoded squares.
 
     Raises
     ------
-    images.ImageError
-        A file cannot be decoded; leave such rows out with ``data.usable``.
+    images.ImageError : a file cannot be decoded; leave such rows out with ``data.usable``.
     """
     folder = Path(cache) / f"pixels-{size}{'-whole' * whole}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,14 +120,9 @@ class Batches:
 
     Parameters
     ----------
-    pixels : Pixels or uint8 array ``[n, size, size, 3]``
-    targets : mapping of str to float array ``[n, k]``
-    batch_size : int
-        Of the largest batch; all are equally large but for one row.
-    rows : int array, optional
-        Numbers of the rows to take; default all.
-    shuffle : bool, default False
-    seed : int, default 0
+    pixels, targets : uint8 ``[n, size, size, 3]``, and name -> float ``[n, k]``.
+    batch_size : of the largest batch; all are equally large but for one row.
+    rows : int array; numbers of the rows to take; default all.
     """
 
     def __init__(

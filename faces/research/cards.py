@@ -17,18 +17,12 @@ SHARE_ALIKE = {"color6", "gray14"}
 
 
 def test_rows(metrics: Mapping) -> list[dict]:
-    """The figures of whole test sets in a ``metrics.json``, of this version or an earlier one.
-
-    Parameters
-    ----------
-    metrics : mapping
-        Content of the file.
+    """The figures of whole test sets in the content of a ``metrics.json``, of this version or an earlier one.
 
     Returns
     -------
-    list of dict
-        With ``source``, ``split`` ("test", or "all" of a source that was never trained on), ``head``, ``metric``,
-        ``photos``, ``value``, ``low`` and ``high``.
+    list of dict: with ``source``, ``split`` ("test", or "all" of a source that was never trained on), ``head``,
+    ``metric``, ``photos``, ``value``, ``low`` and ``high``.
     """
     if isinstance(metrics["test"], list):
         whole = (row for row in metrics["test"] if not row.get("by"))
@@ -44,19 +38,12 @@ def test_rows(metrics: Mapping) -> list[dict]:
 
 
 def header(metrics: Mapping, sources: Iterable[str]) -> str:
-    """The YAML header of a model card.
+    """The YAML header of a model card, between two lines ``---`` as model hubs expect it.
 
     Parameters
     ----------
-    metrics : mapping
-        Content of ``metrics.json``.
-    sources : iterable of str
-        Of the training photos, whose terms decide the licence.
-
-    Returns
-    -------
-    str
-        Between two lines ``---``, as model hubs expect it.
+    metrics : content of ``metrics.json``.
+    sources : of the training photos, whose terms decide the licence.
     """
     sources, rows = sorted(sources), [row for row in test_rows(metrics) if row["metric"] not in UNRANKED]
     results: dict[tuple, dict] = {}

@@ -79,12 +79,10 @@ def by_epoch(photos: pd.DataFrame, *, recipe: Recipe, folder: Path, cache: Path,
 def at_random(photos: pd.DataFrame, *, label: str, seed: int) -> pd.DataFrame:
     """The same pictures, split in the same proportions whatever they resemble."""
     share = photos["split"].value_counts(normalize=True)
-    rest, test = train_test_split(
-        photos.index, test_size=share["test"], random_state=seed, stratify=photos.loc[photos.index, label]
-    )
-    _, val = train_test_split(
-        rest, test_size=share["val"] / (1 - share["test"]), random_state=seed, stratify=photos.loc[rest, label]
-    )
+    halves = {"random_state": seed, "test_size": share["test"], "stratify": photos[label]}
+    rest, test = train_test_split(photos.index, **halves)
+    halves |= {"test_size": share["val"] / (1 - share["test"]), "stratify": photos.loc[rest, label]}
+    _, val = train_test_split(rest, **halves)
     split = pd.Series("train", photos.index).mask(photos.index.isin(test), "test").mask(photos.index.isin(val), "val")
     return photos.assign(split=split)
 
@@ -107,19 +105,10 @@ def splits(photos: pd.DataFrame, *, recipe: Recipe, seed: int, folder: Path, cac
 def on_plain(
     photos: pd.DataFrame, *, label: str, run: Path, scales: Sequence[float], folder: Path, cache: Path
 ) -> pd.DataFrame:
-    """Answers to test pictures that stand small in the middle of a white or a black square.
+    """What a trained network says of test pictures that stand small in the middle of a white or a black square.
 
-    Parameters
-    ----------
-    run : Path
-        Of the trained network that is asked.
-    scales : sequence of float
-        Long side of the picture over that of the square.
-
-    Returns
-    -------
-    DataFrame
-        background, scale, group, the label, ``predicted`` and ``confidence``.
+    ``scales`` are long sides of the picture over that of the square. The table has background, scale, group, the label,
+    ``predicted`` and ``confidence``.
     """
     test = photos[photos["split"] == "test"].reset_index(drop=True)
     rows = []
@@ -159,23 +148,19 @@ def strangers(pictures: pd.DataFrame, *, label: str, known: Sequence[str], run: 
 
 
 def heeding(met: pd.DataFrame, own: pd.DataFrame, label: str, limit: float) -> tuple[float, str]:
-    """A threshold, at least ``limit``, that two thirds of the strangers seen in training stay below; it, and in words.
+    """``evaluation.heeding`` of the strangers ``met`` in training, and in words what it does on test pictures.
 
     Parameters
     ----------
-    met : DataFrame
-        As from ``strangers``.
-    own : DataFrame
-        Test pictures of the known classes, as from ``experiments.predict``.
+    met : as from ``strangers``.
+    own : test pictures of the known classes, as from ``experiments.predict``.
     """
-    limit = max(limit, met.loc[met["split"] != "test", "confidence"].quantile(2 / 3))
+    limit = evaluation.heeding(limit, met.loc[met["split"] != "test", "confidence"])
     new, sure = met[met["split"] == "test"], own[own[f"{label}_confidence"] >= limit]
     wrong = (sure[label] != sure[f"{label}_predicted"]).mean()
-    named = f"threshold {limit:.0%}: {(new['confidence'] >= limit).mean():.0%} of {len(new):,} strangers are named"
-    return (
-        limit,
-        f"{named}; of the known, {len(sure) / len(own):.1%} of the test pictures, {wrong:.1%} of those wrongly",
-    )
+    words = f"threshold {limit:.0%}: {(new['confidence'] >= limit).mean():.0%} of {len(new):,} strangers are named"
+    words += f"; of the known, {len(sure) / len(own):.1%} of the test pictures, {wrong:.1%} of those wrongly"
+    return limit, words
 
 
 def name_pictures(folder: Path, model: str, shown: int = 24) -> tuple[pd.DataFrame, list[np.ndarray]]:

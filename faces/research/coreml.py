@@ -41,28 +41,18 @@ class _FromPixels(nn.Module):
 
 
 def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: int, fitted: Mapping | None = None):
-    """Write an ML program for classification.
+    """Write an ML program for classification; returns it as a ``coremltools.models.MLModel``.
 
     Parameters
     ----------
-    network : Network
-    out : path
-        The ``.mlpackage`` to write; one that is there is replaced.
-    head : Classes
-        Which of the network's heads answers.
-    size : int
-        Side of the images in pixels.
-    fitted : mapping, optional
-        What its ``calibrate`` gave.
-
-    Returns
-    -------
-    coremltools.models.MLModel
+    out : the ``.mlpackage`` to write; one that is there is replaced.
+    head : Classes; which of the network's heads answers.
+    size : side of the images in pixels.
+    fitted : what its ``calibrate`` gave.
 
     Raises
     ------
-    UsageError
-        coremltools is not installed, or ``out`` is not fit to be written.
+    UsageError : coremltools is not installed, or ``out`` is not fit to be written.
     """
     out = Path(out)
     if out.suffix != ".mlpackage" or not out.absolute().parent.is_dir():
@@ -75,9 +65,8 @@ def convert(network: Network, out: str | os.PathLike, head: Classes, *, size: in
         import coremltools
     except ImportError:
         raise UsageError("coremltools is not installed: pip install '.[coreml]' brings it (Linux or macOS)") from None
-    picture = coremltools.ImageType(
-        "image", (1, 3, size, size), scale=1 / 255, color_layout=coremltools.colorlayout.RGB
-    )
+    rgb = coremltools.colorlayout.RGB
+    picture = coremltools.ImageType("image", (1, 3, size, size), scale=1 / 255, color_layout=rgb)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch.jit's age and of names that the converter changes
         model = coremltools.convert(
@@ -101,14 +90,12 @@ def export(model: str | os.PathLike, out: str | os.PathLike):
 
     Raises
     ------
-    UsageError
-        No such model, one without weights, one that answers several questions or no class, or no coremltools.
+    UsageError : no such model, one without weights, one that answers several questions or no class, or no coremltools.
     """
     exported = Model(TASKS.get(str(model), model))
     if (len(exported.heads) > 1 and str(model) not in exported.heads) or not exported.head(str(model)).classes:
-        raise UsageError(
-            f"{exported.name} gives {', '.join(exported.heads)}: only a classifier of one label is converted"
-        )
+        given = ", ".join(exported.heads)
+        raise UsageError(f"{exported.name} gives {given}: only a classifier of one label is converted")
     asked = exported.head(str(model)).name
     try:
         network, recipe, found, fitted = experiments.load(exported.folder)
@@ -123,8 +110,7 @@ def check(package: str | os.PathLike, model: Model, folder: str | os.PathLike, q
 
     Parameters
     ----------
-    question : str, optional
-        The head that was converted, of a model that has several.
+    question : the head that was converted, of a model that has several.
 
     Raises
     ------

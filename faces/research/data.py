@@ -46,12 +46,8 @@ AGE_BOUNDS = (0, 3, 10, 20, 30, 40, 50, 60, 70, 201)  # years at which they begi
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
 # FairFace's seven in UTKFace's five (whose "Others" are described as Hispanic, Latino and Middle Eastern).
 COMMON_RACES = dict(zip(UTKFACE_RACES, UTKFACE_RACES, strict=True))
-COMMON_RACES |= {
-    "East Asian": "Asian",
-    "Southeast Asian": "Asian",
-    "Latino_Hispanic": "Others",
-    "Middle Eastern": "Others",
-}
+COMMON_RACES |= {"East Asian": "Asian", "Southeast Asian": "Asian"}
+COMMON_RACES |= {"Latino_Hispanic": "Others", "Middle Eastern": "Others"}
 SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUBSETS["testing"] = "test"
 # Words that mean female or male, in the order of README's list. Folders and columns of other words keep their names.
@@ -71,18 +67,8 @@ UTKFACE_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])
 # The folders that UTKFace is handed out in; photos in any others were sorted by somebody.
 UTKFACE_PARTS = re.compile(r"(crop[ _-]?)?part[ _-]?\d+|.*utk.*", re.IGNORECASE)
 MEGLASS = "meta.txt"
-FILE_COLUMNS = (
-    "path",
-    "file",
-    "file_name",
-    "filename",
-    "image",
-    "img",
-    "image_path",
-    "file_path",
-    "image_name",
-    "name",
-)
+FILE_COLUMNS: tuple[str, ...] = ("path", "file", "file_name", "filename", "image", "img", "image_path")
+FILE_COLUMNS += ("file_path", "image_name", "name")
 # Headings that are known in any spelling: File Name, AGE.
 HEADINGS = {*FILE_COLUMNS, "label", "gender", "age", "real_age", "age_group", "race", "glasses"}
 HEADINGS |= {"identity", "group", "split", "subset", "source"}
@@ -144,10 +130,9 @@ def read(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> pd.DataFrame
         frames = [_label_as_gender(frame) for frame in frames]
     manifest = pd.concat(frames, ignore_index=True)
     if "age" in manifest:
-        from_years = pd.cut(manifest["age"], AGE_BOUNDS, right=False, labels=AGE_GROUPS)
-        known = manifest.get("age_group")
-        years = from_years.astype(object)
-        manifest["age_group"] = years if known is None else known.where(known.notna(), years)
+        years = pd.cut(manifest["age"], AGE_BOUNDS, right=False, labels=AGE_GROUPS).astype(object)
+        known = manifest.get("age_group", years)
+        manifest["age_group"] = known.where(known.notna(), years)
     manifest = manifest.sort_values(["source", "name"], ignore_index=True)
     manifest.attrs["read"] = understood
     return manifest
@@ -156,10 +141,7 @@ def read(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> pd.DataFrame
 def describe(manifest: pd.DataFrame, label: str | None = None) -> str:
     """What ``read`` understood, to be shown before anything is trained: layouts, counts of classes, what was left out.
 
-    Parameters
-    ----------
-    manifest : as from ``read``, or later.
-    label : the column to count; by default all that are known by name.
+    ``label`` is the column to count; by default all that are known by name.
     """
     lines = []
     for source, part in manifest.groupby("source"):
@@ -169,17 +151,14 @@ def describe(manifest: pd.DataFrame, label: str | None = None) -> str:
         lines.append(f"{source}: {len(part):,} images by {about['layout']}{official}")
         if about["left_out"]:
             lines.append(f"  left out: {_listed(about['left_out'], 8)}")
-    columns = (
-        [label] if label else [c for c in ("gender", "age", "age_group", "race", "glasses", "label") if c in manifest]
-    )
-    for column in columns:
+    columns = [label] if label else ["gender", "age", "age_group", "race", "glasses", "label"]
+    for column in (name for name in columns if name in manifest or label):
         values, missing = manifest[column].dropna(), int(manifest[column].isna().sum())
         counts = [f"{name} {count:,}" for name, count in values.value_counts().items()]
         if pd.api.types.is_float_dtype(values) and len(values):
             counts = [f"{values.min():g} to {values.max():g}"]
-        lines.append(
-            f"{column}: {_listed(counts, 20) or 'none'}" + (f"; {missing:,} images have none" if missing else "")
-        )
+        none = f"; {missing:,} images have none" if missing else ""
+        lines.append(f"{column}: {_listed(counts, 20) or 'none'}{none}")
     return "\n".join(lines)
 
 
@@ -192,15 +171,12 @@ def _read_root(root: Path, *, joined: bool) -> tuple[pd.DataFrame, str, list[str
     """The rows of one root, the layout that they were read by, and what was left out."""
     names, left_out = _walk(root)
     tables, refused = {}, []
-    for table in sorted(file for file in root.iterdir() if file.suffix.lower() in (".csv", ".tsv")):
-        if not table.name.startswith("."):
-            try:
-                tables[table.name] = _read_csv(root, table, names)
-            except LayoutError as error:
-                refused.append(str(error))
-    if not tables and (root / MEGLASS).is_file():
+    listed = sorted(file for file in root.iterdir() if file.suffix.lower() in (".csv", ".tsv"))
+    for table in [file for file in listed if not file.name.startswith(".")] + [root / MEGLASS]:
+        if table.name == MEGLASS and (tables or not table.is_file()):
+            continue
         try:
-            tables[MEGLASS] = _read_meglass(root, names)
+            tables[table.name] = (_read_meglass if table.name == MEGLASS else _read_csv)(root, table, names)
         except LayoutError as error:
             refused.append(str(error))
     if tables:
@@ -223,9 +199,8 @@ def _read_root(root: Path, *, joined: bool) -> tuple[pd.DataFrame, str, list[str
         raise LayoutError(". ".join([f"{told}first image: {names[0]})", *refused, UNDERSTOOD]))
     outside = folders[folders["label"].isna()]
     if len(outside):
-        left_out.append(
-            f"{len(outside):,} images beside its folders of {' and '.join(folders['subset'].dropna().unique())}"
-        )
+        subsets = " and ".join(folders["subset"].dropna().unique())
+        left_out.append(f"{len(outside):,} images beside its folders of {subsets}")
         folders = folders.drop(outside.index).reset_index(drop=True)
     frame = pd.DataFrame({"path": [str(root / name) for name in folders["name"]], **folders})
     if {GENDERS.get(_word(name)) for name in classes} == {"female", "male"} and len(set(map(_word, classes))) == 2:
@@ -322,17 +297,15 @@ def _read_utkface(root: Path, names: Sequence[str], matches: Sequence[re.Match |
     return pd.DataFrame(rows)
 
 
-def _read_meglass(root: Path, found: Sequence[str]) -> pd.DataFrame:
-    lines = [line.rsplit(maxsplit=1) for line in _text(root / MEGLASS).splitlines() if line.strip()]
-    wrong = next(
-        (number for number, parts in enumerate(lines, 1) if len(parts) < 2 or parts[1] not in ("0", "1")), None
-    )
+def _read_meglass(root: Path, table: Path, found: Sequence[str]) -> pd.DataFrame:
+    lines = [line.rsplit(maxsplit=1) for line in _text(table).splitlines() if line.strip()]
+    wrong = [number for number, parts in enumerate(lines, 1) if len(parts) < 2 or parts[1] not in ("0", "1")]
     if wrong or not lines:
-        raise LayoutError(f"{root / MEGLASS}, entry {wrong or 1}: not a file's name and 0 or 1")
+        raise LayoutError(f"{table}, entry {wrong[0] if wrong else 1}: not a file's name and 0 or 1")
     files = [name for name, _ in lines]
     folder = _folder_of(root, files, found)
     if folder is None:
-        raise LayoutError(f"{root / MEGLASS} names {len(files)} files, the first {files[0]}, not found below {root}")
+        raise LayoutError(f"{table} names {len(files)} files, the first {files[0]}, not found below {root}")
     names = files if folder == "." else [f"{folder}/{name}" for name in files]
     return pd.DataFrame(
         {
@@ -463,7 +436,6 @@ def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None) -> p
 
     Parameters
     ----------
-    manifest : as ``read`` returns it.
     cache : folder that keeps the answers; a later scan of the same unchanged files takes them from there.
 
     Returns
@@ -484,7 +456,7 @@ def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None) -> p
         bar = tqdm(rows, total=len(paths), desc="scanning", unit="image", leave=False)
         found = pd.DataFrame(list(bar), columns=["error", "width", "height", "sha256", "phash"])
         if kept:
-            _write_csv(found, kept)
+            save(found, kept)
     found = found.astype({"error": object, "sha256": object, "phash": object})
     found.index = manifest.index
     joined = manifest.drop(columns=found.columns, errors="ignore").join(found)
@@ -508,9 +480,10 @@ def _state_of(paths: Sequence[str]) -> str:
     for path in paths:
         try:
             status = Path(path).stat()
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            state = f"{status.st_size}\0{status.st_mtime_ns}"
         except OSError:
-            digest.update(f"{path}\0missing\n".encode("utf-8", "surrogateescape"))
+            state = "missing"
+        digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 
@@ -569,11 +542,7 @@ def hash_codes(phash: pd.Series) -> np.ndarray:
 
 
 def near_pairs(codes: np.ndarray, max_distance: int, *, block: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs ``i < j`` of hashes that differ in at most ``max_distance`` bits.
-
-    Parameters
-    ----------
-    codes : uint64, ``[n, words]``.
+    """All pairs ``i < j`` of hashes, uint64 ``[n, words]``, that differ in at most ``max_distance`` bits.
 
     Returns
     -------
@@ -627,8 +596,7 @@ def split(
     ------
     ValueError : fractions below 0, or that leave nothing to train on.
     """
-    fractions_ok = 0 <= val < 1 and 0 <= test < 1 and val + test < 1
-    if not fractions_ok:
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise ValueError(f"val and test must be fractions that leave some training data, not {val} and {test}")
     rows = usable(manifest)
     official = _official_test(rows)
@@ -675,42 +643,31 @@ def _draw(groups: pd.Series, strata: pd.Series, fraction: float, seed: int) -> l
     stratified = strata.nunique() <= min(size, len(groups) - size) and strata.value_counts().min() > 1
     if size >= len(groups):
         return []
-    drawn = train_test_split(
-        groups.to_numpy(), test_size=size, random_state=seed, stratify=strata if stratified else None
-    )
-    return drawn[1].tolist()
+    how = {"test_size": size, "random_state": seed, "stratify": strata if stratified else None}
+    return train_test_split(groups.to_numpy(), **how)[1].tolist()
 
 
 def prepare(
     roots: str | os.PathLike | Iterable[str | os.PathLike] | pd.DataFrame,
     *,
     stratify: Sequence[str] = ("gender", "age_group"),
-    val: float = 0.1,
-    test: float = 0.15,
     seed: int = 0,
     cache: str | os.PathLike | None = None,
 ) -> pd.DataFrame:
     """``read``, ``scan``, ``group`` and ``split`` in one call: the manifest that training starts from.
 
-    Parameters
-    ----------
-    roots : as for ``read``; or what it gave, where its columns had to be looked at first.
+    ``roots`` are as for ``read``; or what it gave, where its columns had to be looked at first.
     """
     manifest = roots if isinstance(roots, pd.DataFrame) else read(roots)
-    manifest = group(scan(manifest, cache=cache))
-    return published_split(split(manifest, stratify=stratify, val=val, test=test, seed=seed))
+    return published_split(split(group(scan(manifest, cache=cache)), stratify=stratify, seed=seed))
 
 
 def published_split(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Put the photos of the published data sets where the published models had them.
+    """Put the photos of the published data sets, after ``split``, where the published models had them.
 
     What a random draw gives hangs on every photo beside; a table of hashed names does not. Where that makes a group
     of near duplicates straddle the splits, its training photos, and where there is a test photo its validation photos,
     are ``excluded``.
-
-    Parameters
-    ----------
-    manifest : as from ``split``.
     """
     if not PUBLISHED_SPLITS.is_file():
         return manifest
@@ -763,13 +720,10 @@ def extend(manifest: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
 
 def save(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
     """Write a manifest as CSV, whole or not at all."""
-    return _write_csv(manifest, Path(path))
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> Path:
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, errors="surrogateescape") as file:  # names of files need not be UTF-8
-        table.to_csv(file, index=False)
+        manifest.to_csv(file, index=False)
     return path
 
 
@@ -785,8 +739,7 @@ def fingerprint(manifest: pd.DataFrame) -> str:
 
     It covers every image's content, labels and split, and neither the order of rows nor where the folders lie.
     """
-    places = {"path", "error", "width", "height", "phash", "group"}
-    columns = sorted(set(manifest.columns) - places)
+    columns = sorted(set(manifest.columns) - {"path", "error", "width", "height", "phash", "group"})
     rows = manifest[columns].astype(object).where(manifest[columns].notna(), "").astype(str)
     lines = sorted(rows.agg("|".join, axis=1))
     return hashlib.sha256("\n".join([",".join(columns), *lines]).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -108,13 +108,8 @@ def _glasses(faces, rng):
     return [row["path"] for row in rows], "labels.csv", rows
 
 
-LAYOUTS = {
-    "utkface": _utkface,
-    "class_folders": _class_folders,
-    "age_csv": _age_csv,
-    "fairface": _fairface,
-    "glasses": _glasses,
-}
+LAYOUTS = {"utkface": _utkface, "class_folders": _class_folders, "age_csv": _age_csv, "fairface": _fairface}
+LAYOUTS["glasses"] = _glasses
 
 
 def _write(root, faces, names, table, rows):
@@ -150,35 +145,19 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
 
     Parameters
     ----------
-    folder : path-like
-        Made if missing. If it holds this set already, nothing is written.
-    n : int
-        Number of distinct faces.
-    seed : int
-        Not negative.
-    layout : {"utkface", "class_folders", "age_csv", "fairface", "glasses"}
-        Names and label files as the public sets have them; `age_csv` has no gender column.
-    size : int
-        Width and height in pixels.
-    flaws : bool
-        Add on top what real sets suffer from: 2 % exact copies (in `utkface` one with another age, one with
-        another gender), 3 % near copies (cropped by 1 to 3 pixels, compressed again), at least one each, and
-        one truncated file.
-
-    Returns
-    -------
-    pathlib.Path
-        `folder`.
+    folder : made if missing, and returned. If it holds this set already, nothing is written.
+    n, seed : number of distinct faces; not negative.
+    layout : a key of `LAYOUTS`: names and label files as the public sets have them; `age_csv` has no gender column.
+    size : width and height in pixels.
+    flaws : add on top what real sets suffer from: 2 % exact copies (in `utkface` one with another age, one with another
+        gender), 3 % near copies (cropped by 1 to 3 pixels, compressed again), at least one each, and one truncated
+        file.
 
     Raises
     ------
-    ValueError
-        For an unknown layout, or `n` below 1.
-    FileExistsError
-        If `folder` holds anything else. Nothing is deleted.
+    ValueError : for an unknown layout, or `n` below 1.
+    FileExistsError : if `folder` holds anything else. Nothing is deleted.
 
-    Examples
-    --------
     >>> with tempfile.TemporaryDirectory() as home:
     ...     photos = make(f"{home}/demo", n=2, size=32, layout="class_folders")
     ...     print(sorted(path.name for path in photos.iterdir() if path.is_dir()))

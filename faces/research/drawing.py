@@ -382,26 +382,16 @@ def _glasses(pen, kind, eye_x, eye_y, ear_x, rng):
 
 
 def put_on(rng, image, eyes, kind):
-    """Draw glasses onto a picture of a face.
+    """Draw glasses of a kind of `GLASSES` onto a copy of a picture of a face.
 
     Parameters
     ----------
-    rng : numpy.random.Generator
-    image : PIL.Image.Image
-        RGB; it is not changed.
-    eyes : ((x, y), (x, y))
-        The eye on the left of the picture and that on its right, pixels.
-    kind : {"round", "square", "sun", "funny"}
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, of the same size.
+    image : PIL.Image.Image in RGB.
+    eyes : ((x, y), (x, y)), the eye on the left of the picture and that on its right, pixels.
 
     Raises
     ------
-    ValueError
-        For an unknown kind, or eyes that are less than two pixels apart.
+    ValueError : for an unknown kind, or eyes that are less than two pixels apart.
     """
     if kind not in GLASSES:
         raise ValueError(f"unknown glasses {kind!r}; known: {', '.join(GLASSES)}")
@@ -426,33 +416,20 @@ def _light(rng, image):
 
 
 def draw_face(rng, gender, age, *, glasses=None, skin=None, size=128):
-    """Draw one cartoon face.
+    """Draw one cartoon face as a PIL.Image.Image in RGB.
 
     Parameters
     ----------
-    rng : numpy.random.Generator
-        All variety comes from it: the same state draws the same face.
-    gender : {"female", "male"}
-    age : int
-        Years, 1 to 90.
-    glasses : {None, "round", "square", "sun", "funny"}
-    skin : int, optional
-        Row of `SKINS`, light to dark; drawn at random if left out.
-    size : int
-        Width and height in pixels, at least 16.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, `size` x `size`.
+    rng : all variety comes from it: the same state draws the same face.
+    gender, glasses : one of `GENDERS`; one of `GLASSES`, or None.
+    age : years, 1 to 90.
+    skin : row of `SKINS`, light to dark; drawn at random if left out.
+    size : width and height in pixels, at least 16.
 
     Raises
     ------
-    ValueError
-        For a gender, kind of glasses, age, skin or size that is not among the above.
+    ValueError : for a gender, kind of glasses, age, skin or size that is not among the above.
 
-    Examples
-    --------
     >>> draw_face(np.random.default_rng(0), "female", 30, glasses="round").size
     (128, 128)
     """

@@ -44,18 +44,14 @@ def ask(
 
     Parameters
     ----------
-    models : sequence of str
-        Names of model folders; each answers for all its heads.
-    margins : sequence of float
-        Factors on the side of the square that is cut out around the face.
-    sides : sequence of int
-        Long sides in pixels to which whole photos are scaled down before a face is looked for.
+    models : names of model folders; each answers for all its heads.
+    margins : factors on the side of the square that is cut out around the face.
+    sides : long sides in pixels to which whole photos are scaled down before a face is looked for.
 
     Returns
     -------
-    DataFrame
-        photo, variant, model, task, label and probability of the likeliest class, or age, low and high; ``face``
-        is the side of the face in pixels, missing where none was found and the central square was taken.
+    DataFrame: photo, variant, model, task, label and probability of the likeliest class, or age, low and high; ``face``
+    is the side of the face in pixels, missing where none was found and the central square was taken.
     """
     loaded = [predict.Model(name) for name in models]
     detector = finding.Detector(predict.ARTIFACTS / "face_finder")
@@ -88,14 +84,11 @@ def _square(path: str, frame: images.Frame, detector: finding.Detector, kind: st
         source, picture = io.BytesIO(), images.open_rgb(path)
         picture.thumbnail((int(number), int(number)))
         picture.save(source, "JPEG", quality=92)
-    if kind == "margin":
-        picture = images.open_rgb(path)
-        seen = detector.find(picture)
-        if seen:
-            left, top, right, bottom = finding.margin(seen[0])
-            reach = (right - left) * (float(number) - 1) / 2
-            box = (left - reach, top - reach, right + reach, bottom + reach)
-            return np.asarray(finding.cut(picture, box, frame.size)), seen[0].side
+    if kind == "margin" and (seen := detector.find(picture := images.open_rgb(path))):
+        left, top, right, bottom = finding.margin(seen[0])
+        reach = (right - left) * (float(number) - 1) / 2
+        box = (left - reach, top - reach, right + reach, bottom + reach)
+        return np.asarray(finding.cut(picture, box, frame.size)), seen[0].side
     found, squares = finding.look(source, [frame], detector)
     if not squares:
         return images.decode(source, *frame), np.nan
@@ -105,17 +98,10 @@ def _square(path: str, frame: images.Frame, detector: finding.Detector, kind: st
 def _heads(model: predict.Model, squares: np.ndarray, batch: int = 32):
     """(task, its classes or none, answers) of each head of a model."""
     answers = [model.answers(squares[start : start + batch]) for start in range(0, len(squares), batch)]
+    tasks = {("female", "male"): "gender", ("glasses", "no_glasses"): "glasses", (): "age"}
     for name, head in model.heads.items():
-        yield _task(head.classes), head.classes, np.concatenate([part[name] for part in answers])
-
-
-def _task(classes: Sequence[str]) -> str:
-    known = {
-        frozenset({"female", "male"}): "gender",
-        frozenset({"glasses", "no_glasses"}): "glasses",
-        frozenset(): "age",
-    }
-    return known.get(frozenset(classes), "other")
+        task = tasks.get(tuple(sorted(head.classes)), "other")
+        yield task, head.classes, np.concatenate([part[name] for part in answers])
 
 
 def judged(answers: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
@@ -137,10 +123,8 @@ def means(table: pd.DataFrame, by: str | list[str], column: str) -> pd.DataFrame
     rows = {}
     for value, part in table[table[column].notna()].groupby(by, sort=False):
         values = part[column].astype(bool if column in SHARES else float)
-        mean, low, high = evaluation.bootstrap(values, part["person"])
-        if part["person"].nunique() == 1:
-            low = high = np.nan
-        rows[value] = [part["person"].nunique(), len(part), mean, low, high]
+        people, figures = part["person"].nunique(), evaluation.bootstrap(values, part["person"])
+        rows[value] = [people, len(part), *(figures if people > 1 else (figures[0], np.nan, np.nan))]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["people", "photos", "mean", "low", "high"])
     return table.set_index(pd.MultiIndex.from_tuples(table.index, names=by)) if isinstance(by, list) else table
 
@@ -170,7 +154,7 @@ def between_expressions(kept: pd.DataFrame) -> pd.DataFrame:
 
 def told(table: pd.DataFrame, form: str) -> pd.DataFrame:
     """Means with their intervals as words, in ``mean``; ``form`` is how a number is written, e.g. {:.1%}."""
-    words = [f"{form} ({form} to {form})".format(*row) for row in table[["mean", "low", "high"]].to_numpy()]
+    words = [evaluation.words(row, form) for row in table[["mean", "low", "high"]].to_numpy()]
     return table[["people", "photos"]].assign(mean=words)
 
 

@@ -19,17 +19,7 @@ BY = ("gender", "age_group", "race")
 def predict(model: Model, manifest: pd.DataFrame) -> pd.DataFrame:
     """The rows that can be read, with the answers of an exported model about their central squares.
 
-    Parameters
-    ----------
-    model : Model
-    manifest : DataFrame
-        With ``path``.
-
-    Returns
-    -------
-    DataFrame
-        The rows, with NAME_predicted and NAME_confidence for a head of classes, NAME_predicted, NAME_low and NAME_high
-        for an age.
+    Those are NAME_predicted and NAME_confidence of a head of classes, NAME_predicted, NAME_low and NAME_high of an age.
     """
     photos = Pipeline(dict.fromkeys(model.heads, model), "crop").stream("", manifest["path"].tolist())
     rows = []
@@ -61,25 +51,16 @@ def labels(predictions: pd.DataFrame, head: Head) -> pd.Series:
 
 
 def evaluate(model: Model, manifest: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
-    """Figures of an exported model with bootstrap intervals over groups of near duplicates.
+    """``evaluation.figures`` of an exported model.
 
     Parameters
     ----------
-    model : Model
-    manifest : DataFrame
-        With ``path``, ``source``, ``group`` and labels.
-    by : sequence of str
-        Columns whose values are looked at apart.
-
-    Returns
-    -------
-    DataFrame
-        As from ``evaluation.figures``.
+    manifest : with ``path``, ``source``, ``group`` and labels.
+    by : columns whose values are looked at apart.
 
     Raises
     ------
-    UsageError
-        No photo that can be read has a label of any head.
+    UsageError : no photo that can be read has a label of any head.
     """
     predictions, measured = predict(model, manifest), {}
     for head in model.heads.values():
@@ -98,9 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", metavar="MODEL", help=f"a task ({', '.join(TASKS)}), a name, or a folder")
     parser.add_argument("data", metavar="DIR", nargs="+", help="folders of labelled photos, each showing one face")
     parser.add_argument("--by", default=",".join(BY), help="columns whose values are looked at apart (%(default)s)")
-    parser.add_argument(
-        "--split", choices=("all", "test"), default="all", help="all photos, or those of the test split (%(default)s)"
-    )
+    split = "all photos, or those of the test split (%(default)s)"
+    parser.add_argument("--split", choices=("all", "test"), default="all", help=split)
     parser.add_argument("--cache", metavar="DIR", help="folder that keeps the scan of the photos")
     parser.add_argument("--output", metavar="FILE.csv", help="write the figures there too")
     options = parser.parse_args(argv)

@@ -1,4 +1,7 @@
-"""Figures that say how good a model is, each with how sure one can be of it."""
+"""Figures that say how good a model is, each with how sure one can be of it.
+
+A ``frame`` is as from ``predictions``, with ``group``.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +46,6 @@ def predictions(manifest: pd.DataFrame, logits: np.ndarray, classes: Sequence[st
 
 def reliability(frame: pd.DataFrame) -> pd.DataFrame:
     """How often the network is right, for ten equally large shares of the photos from least to most confident.
-
-    Parameters
-    ----------
-    frame : as from ``predictions``, with ``group``.
 
     Returns
     -------
@@ -93,6 +92,11 @@ def abstain_threshold(frame: pd.DataFrame, risk: float) -> float:
     table = risk_coverage(frame)
     enough = table[table["risk"] <= risk]
     return float(enough["threshold"].iloc[-1]) if len(enough) else 1.0
+
+
+def heeding(threshold: float, confidences: pd.Series) -> float:
+    """A threshold, no lower, below which two thirds of the answers about pictures of no known class stay."""
+    return max(threshold, float(confidences.quantile(2 / 3)))
 
 
 # -------------------------------------------------------------------------------------------------- intervals
@@ -143,6 +147,20 @@ def bootstrap(
     return value, float(low), float(high)
 
 
+def interval(values: pd.Series, groups: pd.Series) -> dict[str, float]:
+    """``bootstrap`` as cells of a row: mean, low and high."""
+    return dict(zip(("mean", "low", "high"), bootstrap(values, groups), strict=True))
+
+
+def words(figures: Sequence[float], form: str = "{:.1%}") -> str:
+    """A value, and the ends of its interval in brackets, each written as ``form`` says.
+
+    >>> words((0.5, 0.45, 0.55))
+    '50.0% (45.0% to 55.0%)'
+    """
+    return f"{form} ({form} to {form})".format(*figures)
+
+
 def resampled(
     frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
@@ -150,7 +168,6 @@ def resampled(
 
     Parameters
     ----------
-    frame : with ``group``.
     statistics : of the photos' weights (how often each was drawn), ``[n]`` -> {name: value}.
 
     Returns
@@ -173,7 +190,6 @@ def detection(
 
     Parameters
     ----------
-    frame : as from ``predictions``, with ``group``.
     positive : the class that is to be found.
     threshold : the probability of it from which a photo is said to show it.
 
@@ -221,14 +237,8 @@ def best_threshold(frame: pd.DataFrame, label: str, positive: str) -> float:
     return float((score[best] + (score[best + 1] if best + 1 < len(score) else 0)) / 2)
 
 
-def by_group(frame: pd.DataFrame, column: str, value: str = "correct", *, seed: int = 0) -> pd.DataFrame:
-    """A figure for each value of a column, with interval and counts.
-
-    Parameters
-    ----------
-    frame : as from ``predictions``, with ``group``.
-    column : e.g. "source" or "age_group".
-    value : the column to average.
+def by_group(frame: pd.DataFrame, column: str, value: str = "correct") -> pd.DataFrame:
+    """The mean of ``value`` for each value of a column, with interval and counts.
 
     Returns
     -------
@@ -237,10 +247,25 @@ def by_group(frame: pd.DataFrame, column: str, value: str = "correct", *, seed: 
     """
     rows = {}
     for name, part in frame.groupby(frame[column].astype(object).fillna("unknown"), sort=True):
-        mean, low, high = bootstrap(part[value], part["group"], seed=seed)
-        rows[name] = [len(part), part["group"].nunique(), mean, low, high]
+        rows[name] = [len(part), part["group"].nunique(), *bootstrap(part[value], part["group"])]
     columns = ["photos", "groups", "mean", "low", "high"]  # also without a row
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(column)
+
+
+def groups(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of each value of each column that has several, each source apart.
+
+    Returns
+    -------
+    DataFrame: value, photos, groups, mean, low, high, source, column, overall (accuracy of the source).
+    """
+    rows = []
+    for source, part in frame.groupby("source"):
+        for column in (name for name in columns if part[name].nunique() > 1):
+            table = by_group(part, column).rename_axis("value").reset_index()
+            rows.append(table.assign(source=source, column=column, overall=part["correct"].mean()))
+    columns = ["value", "photos", "groups", "mean", "low", "high", "source", "column", "overall"]  # also without a row
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
 
 
 def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[tuple[str, str], pd.Series]:
@@ -248,10 +273,8 @@ def measured(predictions: pd.DataFrame, name: str, label: pd.Series) -> dict[tup
 
     Parameters
     ----------
-    predictions : DataFrame
-        NAME_predicted, and of an age NAME_low and NAME_high.
-    label : Series
-        The true class, or the true age as a number; rows without one are missing from every figure.
+    predictions : NAME_predicted, and of an age NAME_low and NAME_high.
+    label : the true class, or the true age as a number; rows without one are missing from every figure.
     """
     predicted = predictions[f"{name}_predicted"]
     if f"{name}_low" not in predictions:
@@ -271,20 +294,15 @@ def figures(
 
     Parameters
     ----------
-    frame : DataFrame
-        With ``source`` and ``group``.
-    measured : mapping
-        (head, metric) -> a number of each row, missing where there is no label.
-    by : sequence of str
-        Columns whose values are looked at apart.
-    differences : bool, default False
-        Whether the numbers are differences, and not truth values (1 for right) or errors in years.
+    frame : with ``source`` and ``group``.
+    measured : (head, metric) -> a number of each row, missing where there is no label.
+    by : columns whose values are looked at apart.
+    differences : whether the numbers are differences, and not truth values (1 for right) or errors in years.
 
     Returns
     -------
-    DataFrame
-        head, metric, source, by, value, photos, groups, mean, low, high; ``by`` and ``value`` are "" for all photos of
-        a source; low and high are bootstrapped over groups.
+    DataFrame: head, metric, source, by, value, photos, groups, mean, low, high; ``by`` and ``value`` are "" for all
+    photos of a source; low and high are bootstrapped over groups.
     """
     rows = []
     for (head, metric), values in measured.items():
@@ -294,10 +312,8 @@ def figures(
         table = frame[known].assign(measured=values[known].astype(kind))
         for column in ("", *(c for c in by if c in table and c != head)):
             for (source, *value), part in table.groupby(["source", column] if column else ["source"]):
-                mean, low, high = bootstrap(part["measured"], part["group"])
-                about = {"head": head, "metric": metric, "source": source, "by": column}
-                about |= {"value": value[0] if value else "", "photos": len(part), "groups": part["group"].nunique()}
-                rows.append(about | {"mean": mean, "low": low, "high": high})
+                about = [head, metric, source, column, value[0] if value else "", len(part), part["group"].nunique()]
+                rows.append([*about, *bootstrap(part["measured"], part["group"])])
     columns = ["head", "metric", "source", "by", "value", "photos", "groups", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -314,16 +330,15 @@ def told(figures: Sequence[Mapping], absent: Mapping[str, Sequence[str]]) -> lis
     for row in figures:
         if row["by"] or row["metric"] not in ("acc", "mae"):
             continue
-        right, photos = round(row["mean"] * row["photos"]), f"{row['photos']:,} test photos"
-        if row["metric"] == "mae":
-            text = f"{row['mean']:.2f} years of mean absolute error on {photos}"
-            interval = f"{row['low']:.2f} to {row['high']:.2f}"
-        else:
-            text = f"{right if row['groups'] < FEW else format(row['mean'], '.1%')} of {photos} right"
-            interval = f"{row['low']:.1%} to {row['high']:.1%}"
-        few = row["groups"] < FEW
+        few, photos = row["groups"] < FEW, f"{row['photos']:,} test photos"
+        form = "{:.2f}" if row["metric"] == "mae" else "{:.1%}"
+        text = f"{form.format(row['mean'])} years of mean absolute error on {photos}"
+        if row["metric"] == "acc":
+            right = round(row["mean"] * row["photos"]) if few else form.format(row["mean"])
+            text = f"{right} of {photos} right"
         line = f"{row['source']}: {row['head']}: {text}"
-        line += ", too few to tell how good it is" if few else f" (95 % interval {interval})"
+        reach = f"{form} to {form}".format(row["low"], row["high"])
+        line += ", too few to tell how good it is" if few else f" (95 % interval {reach})"
         lacking = ", ".join(absent.get(row["head"], ()))
         lines.append(line + (f"; none shows {lacking}: nothing is known of those" if lacking else ""))
     return lines
@@ -336,15 +351,9 @@ def served_worse(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     -------
     DataFrame: source, column, value, photos, mean, low, high, overall (of the source).
     """
-    rows = []
-    for source, part in frame.groupby("source"):
-        overall = part["correct"].mean()
-        for column in (name for name in columns if name in part):
-            for value, row in by_group(part, column).to_dict("index").items():
-                if row["high"] < overall:
-                    rows.append({"source": source, "column": column, "value": str(value), **row, "overall": overall})
     names = ["source", "column", "value", "photos", "groups", "mean", "low", "high", "overall"]
-    return pd.DataFrame(rows, columns=names).sort_values("mean", ignore_index=True)
+    table = groups(frame, [name for name in columns if name in frame])[names].astype({"value": str})
+    return table[table["high"] < table["overall"]].sort_values("mean", ignore_index=True)
 
 
 def qualities(pixels: np.ndarray) -> pd.DataFrame:
@@ -399,16 +408,10 @@ def balanced_mean(values: pd.Series, cells: pd.Series, groups: pd.Series) -> tup
 def false_adults(frame: pd.DataFrame) -> pd.DataFrame:
     """How often a check by apparent age lets 13- to 17-year-olds pass, and asks young adults for a proof of age.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        With ``age``, ``age_predicted`` and ``group``.
-
     Returns
     -------
-    DataFrame
-        limit (18: who looks 18 passes; 25: who looks 25 does, "Challenge 25"), ages, of what share, photos, mean, low,
-        high.
+    DataFrame: limit (18: who looks 18 passes; 25: who looks 25 does, "Challenge 25"), ages, of what share, photos,
+    mean, low, high.
     """
     rows = []
     for limit in (18, 25):
@@ -416,8 +419,8 @@ def false_adults(frame: pd.DataFrame) -> pd.DataFrame:
             part = frame[frame["age"].between(first, last)]
             flags = part["age_predicted"] >= limit if share == "pass" else part["age_predicted"] < limit
             ages = f"{first}–{last}" if last < 200 else f"{first}+"
-            figures = dict(zip(("mean", "low", "high"), bootstrap(flags, part["group"]), strict=True))
-            rows.append({"limit": limit, "ages": ages, "share": share, "photos": len(part)} | figures)
+            about = {"limit": limit, "ages": ages, "share": share, "photos": len(part)}
+            rows.append(about | interval(flags, part["group"]))
     return pd.DataFrame(rows)
 
 
@@ -426,9 +429,8 @@ def by_limit(checks: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, pd.DataF
     panels: dict = {}
     for name, check in checks.items():
         for limit, part in check.groupby("limit"):
-            panels.setdefault(f"Who looks {limit} passes", {})[name] = part.set_index(
-                part["ages"] + " " + part["share"]
-            )
+            table = part.set_index(part["ages"] + " " + part["share"])
+            panels.setdefault(f"Who looks {limit} passes", {})[name] = table
     return panels
 
 
@@ -470,7 +472,7 @@ def age_group_share(predictions: pd.DataFrame, source: str) -> str:
     first = table["age_group"].str.extract(r"^(\d+)", expand=False).astype(float)
     last = table["age_group"].str.extract(r"-(\d+)$", expand=False).astype(float).fillna(np.inf)
     right = np.floor(table["age_predicted"]).between(first, last)
-    return "{:.1%} ({:.1%} to {:.1%})".format(*bootstrap(right, table["group"]))
+    return words(bootstrap(right, table["group"]))
 
 
 def worst_bracket(frame: pd.DataFrame) -> str:
@@ -478,14 +480,13 @@ def worst_bracket(frame: pd.DataFrame) -> str:
     excess = (frame["absolute"] - frame["absolute"].mean()).groupby(frame["age"].astype(int)).sum()
     first, stop, _ = find_max_subarray(excess.reindex(range(excess.index.max() + 1), fill_value=0.0))
     part = frame[frame["age"].between(first, stop - 1)]
-    figures = bootstrap(part["absolute"], part["group"])
-    about = "{:.1f} years off ({:.1f} to {:.1f})".format(*figures)
+    about = "{:.1f} years off ({:.1f} to {:.1f})".format(*bootstrap(part["absolute"], part["group"]))
     return f"{first} to {stop - 1} years, {about}, {len(part):,} photos"
 
 
 def in_words(table: pd.DataFrame) -> list[str]:
     """Shares with their intervals in percent, one for each row with mean, low and high."""
-    return [f"{row['mean']:.1%} ({row['low']:.1%} to {row['high']:.1%})" for row in table.to_dict("records")]
+    return [words(row) for row in table[["mean", "low", "high"]].to_numpy()]
 
 
 def find_max_subarray(values: Sequence[float]) -> tuple[int, int, float]:
@@ -526,16 +527,12 @@ def class_scores(frame: pd.DataFrame, label: str, predicted: str, *, resamples: 
 
     Parameters
     ----------
-    frame : DataFrame
-        With ``group``.
-    label, predicted : str
-        Columns of the true and the predicted class; a prediction may be a class that no label has.
+    label, predicted : columns of the true and the predicted class, which may be one that no label has.
 
     Returns
     -------
-    DataFrame
-        Indexed by class, ``macro`` last: photos, precision, recall, f1, and the 95 % interval of f1 (low, high),
-        bootstrapped by whole groups.
+    DataFrame indexed by class, ``macro`` last: photos, precision, recall, f1, and the 95 % interval of f1 (low, high),
+    bootstrapped by whole groups.
     """
     classes = sorted(frame[label].unique())
     by_weights = _f1_by_weights(frame, label, predicted, classes)
@@ -558,8 +555,7 @@ def f1_against(pair: Mapping[str, pd.DataFrame], label: str, predicted: str, *, 
 
     Returns
     -------
-    DataFrame
-        value, low and high (95 %, bootstrapped by whole groups) of each, and of the difference.
+    DataFrame: value, low and high (95 %, bootstrapped by whole groups) of each, and of the difference.
     """
     (first, one), (second, other) = pair.items()
     if not (one["group"].to_numpy() == other["group"].to_numpy()).all():

@@ -155,30 +155,21 @@ def train(
 
     Parameters
     ----------
-    recipe : Recipe or sequence of Recipe
-        Several are stages: each starts from every tensor of the stage before whose name and shape fit.
-    manifest : DataFrame
-        As from ``data.prepare``, every row decodable; labels may be missing.
-    folder : path
-        Of the run: checkpoints, ``history.csv``, and in the end ``weights.safetensors`` and ``model.json``.
-    cache : path, default "runs/cache"
-        Of decoded pixels.
-    keep : {"all", "best"}
-        The epochs whose weights stay on disk.
+    recipe : several are stages: each starts from every tensor of the stage before whose name and shape fit.
+    manifest : as from ``data.prepare``, every row decodable; labels may be missing.
+    folder : of the run: checkpoints, ``history.csv``, and in the end ``weights.safetensors`` and ``model.json``.
+    cache : of decoded pixels.
+    keep : {"all", "best"}; the epochs whose weights stay on disk.
 
     Returns
     -------
-    network : Network
-        With the heads of ``learn`` and ``along``.
-    history : DataFrame
-        One row an epoch; ``stage`` counts the stages from 1.
+    The network, with the heads of ``learn`` and ``along``, and its history, one row an epoch; ``stage`` counts the
+    stages from 1.
 
     Raises
     ------
-    ValueError
-        A column cannot be learnt, or there are no rows to train or to validate on.
-    training.ResumeError
-        The folder holds a run with another recipe, other photos or other labels.
+    ValueError : a column cannot be learnt, or there are no rows to train or to validate on.
+    training.ResumeError : the folder holds a run with another recipe, other photos or other labels.
     """
     stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
     folder, histories = Path(folder), []
@@ -356,8 +347,7 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
 
     Raises
     ------
-    backbones.WeightsError
-        The folder holds no trained network.
+    backbones.WeightsError : the folder holds no trained network.
     """
     folder = Path(folder)
     try:
@@ -374,20 +364,20 @@ def outputs_of(
     folder: str | os.PathLike, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"
 ) -> dict[str, np.ndarray]:
     """Outputs of a trained network for every row: ``{head: float32 [n, k]}``."""
-    network, recipe, _, _ = load(folder)
+    return _outputs(*load(folder)[:2], manifest, cache, device)
+
+
+def _outputs(network, recipe, manifest, cache, device):
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
     return training.predict(network, Batches(pixels, {}, 256), device=device)
 
 
-def predict(folder: str | os.PathLike, manifest: pd.DataFrame, **options) -> pd.DataFrame:
-    """The manifest's rows with the calibrated answers of a finished run; see ``frame`` of each head.
-
-    Parameters
-    ----------
-    options : ``cache`` and ``device``, as for ``train``.
-    """
-    _, recipe, found, fitted = load(folder)
-    return answered(manifest, outputs_of(folder, manifest, **options), recipe, found, fitted)
+def predict(
+    folder: str | os.PathLike, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"
+) -> pd.DataFrame:
+    """The manifest's rows with the calibrated answers of a finished run; see ``frame`` of each head."""
+    network, recipe, found, fitted = load(folder)
+    return answered(manifest, _outputs(network, recipe, manifest, cache, device), recipe, found, fitted)
 
 
 def answered(
@@ -409,18 +399,7 @@ def answered(
 def evaluate(
     predictions: pd.DataFrame, found: Sequence[heads.Head], by: Sequence[str] = ("gender", "age_group", "race")
 ) -> pd.DataFrame:
-    """Figures of predictions with bootstrap intervals over groups of near duplicates.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        As from ``predict``, with ``source`` and ``group``.
-
-    Returns
-    -------
-    DataFrame
-        As from ``evaluation.figures``. Ages are counted where the label is an exact one.
-    """
+    """``evaluation.figures`` of what ``predict`` gives; ages are counted where the label is an exact one."""
     measured = {}
     for head in found:
         is_class = isinstance(head, heads.Classes)
@@ -430,25 +409,14 @@ def evaluate(
 
 
 def run(
-    manifest: pd.DataFrame, *, recipe: Recipe | Sequence[Recipe], folder: str | os.PathLike | None = None, **options
+    manifest: pd.DataFrame, *, recipe: Recipe | Sequence[Recipe], folder: str | os.PathLike, **options
 ) -> dict[str, pd.DataFrame]:
-    """Train, or take up a run, and return its tables; a step of a notebook.
-
-    Parameters
-    ----------
-    folder : path, optional
-        Of the run; default one under ``runs`` that is named after recipe and labels.
-    options : as for ``train``.
+    """Train, or take up a run, as ``train`` does; a step of a notebook.
 
     Returns
     -------
-    dict
-        "history", and "predictions" of the val and test rows.
+    dict: "history", and "predictions" of the val and test rows.
     """
-    if folder is None:
-        stages = [recipe] if isinstance(recipe, Recipe) else list(recipe)
-        text = json.dumps([asdict(stage) for stage in stages]) + data.fingerprint(manifest)
-        folder = Path("runs") / "experiments" / hashlib.sha256(text.encode()).hexdigest()[:12]
     _, history = train(recipe, manifest, folder, **options)
     asked = manifest[manifest["split"].isin(["val", "test"])].reset_index(drop=True)
     few = {key: value for key, value in options.items() if key in ("cache", "device")}
@@ -484,12 +452,7 @@ def compare_ages(
 ) -> pd.DataFrame:
     """Mean absolute error of each recipe on one split, after training on ``number`` photos; a step of a notebook.
 
-    Answers are cut off at the youngest and the oldest age of the manifest.
-
-    Returns
-    -------
-    DataFrame
-        run, photos, mean, low, high.
+    Answers are cut off at the youngest and the oldest age of the manifest. Columns: run, photos, mean, low, high.
     """
     train, rest = manifest[manifest["split"] == "train"], manifest[manifest["split"] != "train"]
     some, rows = pd.concat([train.sample(min(number, len(train)), random_state=seed), rest]), []
@@ -497,8 +460,8 @@ def compare_ages(
         said = run(some, recipe=recipe, folder=Path(folder) / name, **options)["predictions"]
         said = said[said["split"].eq(split) & said["age"].notna()]
         predicted = said["age_predicted"].clip(manifest["age"].min(), manifest["age"].max())
-        mean, low, high = evaluation.bootstrap((predicted - said["age"]).abs(), said["group"])
-        rows.append({"run": name, "photos": len(said), "mean": mean, "low": low, "high": high})
+        figures = evaluation.interval((predicted - said["age"]).abs(), said["group"])
+        rows.append({"run": name, "photos": len(said)} | figures)
     return pd.DataFrame(rows)
 
 
@@ -507,15 +470,8 @@ def heed_strangers(folder: str | os.PathLike, folders: Sequence[str], *, cache: 
 
     Parameters
     ----------
-    folder : path
-        Of a run with one class label.
-    folders : sequence of str
-        Of pictures; those whose label is one of the classes are left out, and those that a split tests on.
-
-    Returns
-    -------
-    float
-        The threshold, which is written to the run.
+    folder : of a run with one class label, to which the threshold is written.
+    folders : of pictures; those whose label is one of the classes are left out, and those that a split tests on.
     """
     about = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
     [head] = about["heads"]
@@ -523,8 +479,8 @@ def heed_strangers(folder: str | os.PathLike, folders: Sequence[str], *, cache: 
     strangers = photos[~photos["label"].isin(head["classes"]) & photos["split"].isin(["train", "val"])]
     said = predict(folder, strangers.drop(columns="label").reset_index(drop=True), cache=cache)
     fitted = about["fitted"][head["name"]]
-    limit = float(said[f"{head['name']}_confidence"].quantile(2 / 3))
-    fitted["abstain_below"] = round(max(fitted["abstain_below"], limit), 4)
+    limit = evaluation.heeding(fitted["abstain_below"], said[f"{head['name']}_confidence"])
+    fitted["abstain_below"] = round(limit, 4)
     write_json(Path(folder) / ABOUT, about)
     return fitted["abstain_below"]
 
@@ -540,37 +496,24 @@ def publish(
     overwrite: bool = False,
     cache: str | os.PathLike = CACHE,
 ) -> dict:
-    """Export a finished run, test the exported network, and write its model folder.
+    """Export a finished run, test the exported network, write its model folder, and return its metrics.
 
     The folder holds model.onnx, weights.safetensors, model.json, metrics.json, history.csv and MODEL_CARD.md. A network
     whose training images are all grey sees colours as grey from then on (see ``backbones.accept_colour``).
 
     Parameters
     ----------
-    folder, target : path
-        Of the run, and of the model; they may be the same.
-    manifest : DataFrame
-        The photos that it was trained on; it is tested on those whose split is test.
-    subject : {"face", "picture"}
-        What an image shows.
-    half : bool, default False
-        Store the weights in 16 bits.
-    int8 : bool, default False
-        Compute its backbone in 8 bits (see ``export.quantize``).
-    overwrite : bool, default False
-        Replace a model that is there already.
-
-    Returns
-    -------
-    dict
-        The content of metrics.json.
+    folder, target : of the run, and of the model; they may be the same.
+    manifest : the photos that it was trained on; it is tested on those whose split is test.
+    subject : {"face", "picture"}; what an image shows.
+    half : store the weights in 16 bits.
+    int8 : compute its backbone in 8 bits (see ``export.quantize``).
+    overwrite : replace a model that is there already.
 
     Raises
     ------
-    FileExistsError
-        The target holds a model already.
-    export.ExportError
-        The exported network answers otherwise than the trained one.
+    FileExistsError : the target holds a model already.
+    export.ExportError : the exported network answers otherwise than the trained one.
     """
     folder, target = Path(folder), Path(target)
     if (target / "model.onnx").exists() and not overwrite:
@@ -583,7 +526,8 @@ def publish(
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
     train, test = (np.flatnonzero(manifest["split"] == side) for side in ("train", "test"))
     unseen = np.flatnonzero(manifest["split"] != "train")
-    if all(_is_grey(pixels[train[start : start + 64]]) for start in range(0, len(train), 64)):
+    parts = (pixels[train[start : start + 64]] for start in range(0, len(train), 64))
+    if all((part == part[..., :1]).all() for part in parts):
         backbones.accept_colour(network)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
@@ -602,12 +546,14 @@ def publish(
         if len(test):
             answers = export.frame(place / "model.onnx", found, pixels, test)
             figures = evaluate(pd.concat([photos, answers], axis=1), found)
+        splits = manifest.groupby("source")["split"]
+        counts = {source: part.value_counts().sort_index().to_dict() for source, part in splits}
         metrics = {
             "model": target.name,
             "parameters": networks.parameter_count(network),
             "recipe": asdict(recipe),
             "heads": [asdict(head) | {"fitted": fitted.get(head.name, {})} for head in found],
-            "data": {"fingerprint": data.fingerprint(manifest), "photos": _counts(manifest)},
+            "data": {"fingerprint": data.fingerprint(manifest), "photos": counts},
             "test": json.loads(figures.round(4).to_json(orient="records")),
             "export": {"largest_difference": float(f"{difference:.1e}"), "int8": int8},
             "made_with": export.versions(),
@@ -656,17 +602,8 @@ def refitted(
     return again
 
 
-def _is_grey(pixels: np.ndarray) -> bool:
-    return bool((pixels == pixels[..., :1]).all())
-
-
 def _some(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[:: max(1, len(rows) // number)]
-
-
-def _counts(manifest: pd.DataFrame) -> dict:
-    counts = manifest.groupby(["source", "split"]).size()
-    return {source: {side: int(n) for (_, side), n in part.items()} for source, part in counts.groupby(level=0)}
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -678,19 +615,12 @@ class Settings:
 
     Parameters
     ----------
-    data : list of str
-        Folders of photos, any layout that ``data.read`` knows.
-    run : str
-        Folder of the run.
-    recipe : Recipe or list of Recipe
-    stratify : list of str
-        Columns whose distribution the splits share.
-    seed : int
-        Of the split.
-    limit : int, optional
-        Take so many photos of each side, for a trial.
-    strangers : list of str
-        Folders of pictures of none of the classes, see ``heed_strangers``.
+    data : folders of photos, any layout that ``data.read`` knows.
+    run : folder of the run.
+    stratify : columns whose distribution the splits share.
+    seed : of the split.
+    limit : take so many photos of each side, for a trial.
+    strangers : folders of pictures of none of the classes, see ``heed_strangers``.
     """
 
     data: list[str]
@@ -707,14 +637,12 @@ def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Setti
 
     Parameters
     ----------
-    changes : sequence of str
-        ``KEY=VALUE``, with dots between nested keys and values as YAML has them. Of a recipe in stages,
+    changes : ``KEY=VALUE``, with dots between nested keys and values as YAML has them. Of a recipe in stages,
         ``recipe.1.KEY`` is the second stage's, ``recipe.KEY`` that of all.
 
     Raises
     ------
-    SettingsError
-        The file cannot be read, or a key is unknown or its value impossible; the message says which.
+    SettingsError : the file cannot be read, or a key is unknown or its value impossible; the message says which.
     """
     return _settings(_read_yaml(path), changes, str(path))
 
@@ -727,10 +655,8 @@ def _read_yaml(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold the keys data, run and recipe, as configs/simpsons.yaml does")
     if former := [str(key) for key in content if str(key).endswith("_parameters")]:
-        raise SettingsError(
-            f"{path} has the sections of an earlier version ({', '.join(former)}): "
-            "write the keys data, run and recipe instead, as configs/simpsons.yaml does"
-        )
+        told = f"{path} has the sections of an earlier version ({', '.join(former)}): "
+        raise SettingsError(f"{told}write the keys data, run and recipe instead, as configs/simpsons.yaml does")
     return content
 
 
@@ -773,9 +699,7 @@ def _wrong(error: ValidationError, stages: bool) -> str:
     return "; ".join(f"{'.'.join(str(key) for key in one['loc'] if key not in kinds)}: {one['msg']}" for one in told)
 
 
-def of_folders(
-    photos: pd.DataFrame, folders: Sequence[str], *, label: str | None = None, run: str | os.PathLike = "runs/mine"
-) -> dict:
+def of_folders(photos: pd.DataFrame, folders: Sequence[str], *, label: str | None, run: str) -> dict:
     """The content of a settings file for somebody's own photos: MobileNetV2 from ImageNet weights.
 
     A set of which an epoch would have under 50 steps is learnt in smaller batches, at a learning rate that falls with
@@ -783,19 +707,12 @@ def of_folders(
 
     Parameters
     ----------
-    photos : DataFrame
-        As from ``data.read``.
-    folders : sequence of str
-        Where they are.
-    label : str, optional
-        The column to learn; default gender or label, whichever the photos have.
-    run : path
-        Folder of the run.
+    photos, folders : as from ``data.read``, and where they are.
+    label : the column to learn; None for gender or label, whichever the photos have.
 
     Raises
     ------
-    data.LayoutError
-        The photos have no such label.
+    data.LayoutError : the photos have no such label.
     """
     label = label or next((name for name in ("gender", "label") if name in photos), "label")
     number = 0.75 * len(data.usable(photos, label))
@@ -803,7 +720,7 @@ def of_folders(
     batch_size = next(size for size in (128, 64, 32, 16) if number >= 50 * size or size == 16)
     recipe: dict[str, Any] = {"learn": {label: 1.0}, "along": {name: 0.3 for name in along if name != label}}
     recipe |= {"batch_size": batch_size, "learning_rate": 1e-3 * (batch_size / 128) ** 0.5}
-    return {"data": list(folders), "run": str(run), "stratify": [label, "age_group"], "recipe": recipe}
+    return {"data": list(folders), "run": run, "stratify": [label, "age_group"], "recipe": recipe}
 
 
 def prepare(settings: Settings, cache: str | os.PathLike = CACHE, photos: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -866,19 +783,11 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a network on labelled photos, test it and export it; goes on where it was interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="faces train",
-        description=main.__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "given",
-        nargs="+",
-        metavar="DIR|FILE|KEY=VALUE",
-        help="folders of photos or a settings file; "
-        "then settings, e.g. epochs=20 weights=random options.width=0.35 (as in class Recipe)",
-    )
+    look: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="faces train", description=main.__doc__, **look)
+    given = "folders of photos or a settings file; "
+    given += "then settings, e.g. epochs=20 weights=random options.width=0.35 (as in class Recipe)"
+    parser.add_argument("given", nargs="+", metavar="DIR|FILE|KEY=VALUE", help=given)
     parser.add_argument("--label", help="the column to learn (default: gender or label, whichever the photos have)")
     parser.add_argument("--recipe", metavar="FILE", help="a settings file whose recipe is used on the folders")
     parser.add_argument("--name", help="of the model: a folder below runs/, or a path (default: that of the photos)")

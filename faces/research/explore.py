@@ -19,47 +19,38 @@ from faces.research.plots import FEWEST_IN_A_MEAN
 def copies(photos: pd.DataFrame, *, labels: Sequence[str]) -> pd.DataFrame:
     """Count exact copies (same bytes) and near copies (same group) of each source, and how often labels disagree.
 
-    Returns
-    -------
-    DataFrame with a row for each source and kind: ``sets``, ``files`` and ``differ_in_LABEL``.
+    A row for each source and kind has ``sets``, ``files`` and ``differ_in_LABEL``.
     """
     photos = data.usable(photos)
     rows = []
     for source, part in photos.groupby("source"):
         for kind, key in (("exact", "sha256"), ("near", "group")):
             sets = part[part.duplicated(key, keep=False)].groupby(key)
-            differ = {f"differ_in_{name}": int((sets[name].nunique() > 1).sum()) for name in labels if name in part}
-            rows.append(
-                {"source": source, "kind": kind, "sets": sets.ngroups, "files": int(sets.size().sum())} | differ
-            )
+            row = {"source": source, "kind": kind, "sets": sets.ngroups, "files": int(sets.size().sum())}
+            row |= {f"differ_in_{name}": int((sets[name].nunique() > 1).sum()) for name in labels if name in part}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def pair_distances(photos: pd.DataFrame, *, label: str, most: int = 72, width: int = 4) -> pd.DataFrame:
+def pair_distances(photos: pd.DataFrame, *, label: str) -> pd.DataFrame:
     """Count pairs of photos by the distance of their perceptual hashes, and the pairs whose labels differ.
 
-    Returns
-    -------
-    DataFrame with a row for each ``width`` bits: ``bits`` (the first), ``pairs``, ``labelled`` and ``differ``.
+    A row for each 4 bits up to 75 has ``bits`` (the first), ``pairs``, ``labelled`` and ``differ``.
     """
     photos = data.usable(photos)
-    first, second, bits = data.near_pairs(data.hash_codes(photos["phash"]), most + width - 1)
-    values = photos[label].to_numpy()
-    known = photos[label].notna().to_numpy()
-    labelled = known[first] & known[second]
-    table = pd.DataFrame({"bits": bits // width * width, "labelled": labelled})
-    table["differ"] = labelled & (values[first] != values[second])
+    first, second, bits = data.near_pairs(data.hash_codes(photos["phash"]), 75)
+    values, known = photos[label].to_numpy(), photos[label].notna().to_numpy()
+    table = pd.DataFrame({"bits": bits // 4 * 4, "labelled": known[first] & known[second]})
+    table["differ"] = table["labelled"] & (values[first] != values[second])
     found = table.groupby("bits").agg(pairs=("differ", "size"), labelled=("labelled", "sum"), differ=("differ", "sum"))
-    return found.reindex(range(0, most + width, width), fill_value=0).rename_axis("bits").reset_index()
+    return found.reindex(range(0, 76, 4), fill_value=0).rename_axis("bits").reset_index()
 
 
 def mean_faces(photos: pd.DataFrame, *, by: Sequence[str], size: int = 64) -> pd.DataFrame:
     """Average the photos of each combination of values of ``by``.
 
-    Returns
-    -------
-    DataFrame with ``by``, ``photos`` (how many) and ``pixels``, the bytes of a uint8 array ``[size, size, 3]``;
-    missing below 50 photos, whose average might show a person.
+    The table has ``by``, ``photos`` (how many) and ``pixels``, the bytes of a uint8 array ``[size, size, 3]``; missing
+    below 50 photos, whose average might show a person.
     """
     rows = []
     for values, part in data.usable(photos, *by).groupby(list(by)):
@@ -140,9 +131,7 @@ def learning_curve(
 ) -> pd.DataFrame:
     """Train the small network on ever larger parts of the training photos, with equal numbers of steps.
 
-    Returns
-    -------
-    DataFrame with ``photos``, ``train`` and ``val``: mean absolute errors in years.
+    The table has ``photos``, and in ``train`` and ``val`` mean absolute errors in years.
     """
     from faces.research import experiments, years
 
@@ -179,8 +168,7 @@ def learning_curve(
 
 def share(flags: pd.Series, groups: pd.Series | None = None) -> str:
     """A percentage with its 95 % bootstrap interval, in words."""
-    mean, low, high = evaluation.bootstrap(flags.astype(float), groups)
-    return f"{mean:.1%} ({low:.1%} to {high:.1%})"
+    return evaluation.words(evaluation.bootstrap(flags.astype(float), groups))
 
 
 def interact(show: Callable, **controls) -> None:
@@ -191,10 +179,8 @@ def interact(show: Callable, **controls) -> None:
 
     Parameters
     ----------
-    show : callable
-        Called with the value of every control by name; returns a text, and a figure or None.
-    **controls
-        Widgets, or what ``ipywidgets.interact`` takes for one: a range (low, high, step), a list.
+    show : called with the value of every control by name; returns a text, and a figure or None.
+    **controls : widgets, or what ``ipywidgets.interact`` takes for one: a range (low, high, step), a list.
     """
     import ipywidgets
     from IPython.display import display

@@ -32,13 +32,13 @@ from faces import __version__
 from faces.research import cards
 from faces.research.backbones import SameConv
 from faces.research.batches import Pixels
-from faces.research.heads import Classes, Head, from_dict
+from faces.research.heads import Classes, Head, Years, from_dict
 from faces.research.networks import Network
 from faces.research.steps import commit
 
 SUBJECTS = ("face", "picture")
-TOLERANCE, HALF_TOLERANCE = 1e-4, 0.02  # largest difference of a probability; the same with weights in 16 bits
-YEARS_TOLERANCE, HALF_YEARS_TOLERANCE = 0.01, 0.5  # the same of an age, in years
+# Largest differences, of a probability and of an age in years; the same with weights in 16 bits.
+TOLERANCES = {Classes: (1e-4, 0.02), Years: (0.01, 0.5)}
 
 
 class ExportError(RuntimeError):
@@ -89,36 +89,22 @@ def export(
     pixels: np.ndarray,
     half: bool = False,
 ) -> float:
-    """Write a network as one ONNX file with a dynamic batch.
+    """Write a network as one ONNX file with a dynamic batch; returns the largest difference in any answer.
 
     Parameters
     ----------
-    network : Network
-    path : path
-        Of the file.
-    heads : sequence of Head
-        Those that answer; others of the network are left out.
-    fitted : mapping, optional
-        Head -> what its ``calibrate`` gave.
-    size, whole : int, bool
-        Side of the images, and whether they are whole pictures between black edges.
-    subject : {"face", "picture"}
-        What an image shows.
-    pixels : uint8 array ``[n, size, size, 3]``
-        Images on which the file is compared with the network.
-    half : bool, default False
-        Store weights in 16 bits; they are computed with in 32.
+    path : of the file.
+    heads : those that answer; others of the network are left out.
+    fitted : head -> what its ``calibrate`` gave.
+    size, whole : side of the images, and whether they are whole pictures between black edges.
+    subject : {"face", "picture"}; what an image shows.
+    pixels : uint8 array ``[n, size, size, 3]``; images on which the file is compared with the network.
+    half : store weights in 16 bits; they are computed with in 32.
 
-    Returns
-    -------
-    float
-        The largest difference in any answer.
 
     Raises
     ------
-    ExportError
-        The file differs from the network by more than 1e-4 in a probability (0.01 with ``half``) or .01 years in an
-        age (half a year with ``half``).
+    ExportError : the file differs from the network by more than ``TOLERANCES``.
     """
     fitted = fitted or {}
     deployed = Deployed(network, heads, fitted).eval()
@@ -126,15 +112,9 @@ def export(
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            deployed,
-            (example,),
-            dynamo=True,
-            input_names=["pixels"],
-            output_names=[head.name for head in heads],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("n")}},
-            verbose=False,
-        )
+        names = {"input_names": ["pixels"], "output_names": [head.name for head in heads]}
+        shapes = {"pixels": {0: torch.export.Dim("n")}}
+        program = torch.onnx.export(deployed, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
     proto = program.model_proto
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]  # stack traces of this machine
@@ -161,10 +141,7 @@ def compare(deployed: Deployed, path: str | os.PathLike, pixels: np.ndarray, *, 
             expected = deployed(torch.from_numpy(np.ascontiguousarray(part)))
         for head, one, other in zip(deployed.answers, expected, session.run(None, {"pixels": part}), strict=True):
             difference = float(np.abs(one.numpy() - other).max())
-            plain, halved = (
-                (TOLERANCE, HALF_TOLERANCE) if isinstance(head, Classes) else (YEARS_TOLERANCE, HALF_YEARS_TOLERANCE)
-            )
-            if not difference <= (halved if half else plain):
+            if not difference <= TOLERANCES[type(head)][half]:
                 raise ExportError(f"the exported {head.name} differs from the trained one by {difference:.1e}")
             worst = max(worst, difference)
     return worst
@@ -189,16 +166,14 @@ def _session(path: str | os.PathLike) -> onnxruntime.InferenceSession:
 def halve(path: str | os.PathLike) -> None:
     """Store the weights of an ONNX file in 16 bits, each cast to 32 before use; onnxruntime does so on loading."""
     proto = onnx.load(path)
-    casts = []
-    for weights in proto.graph.initializer:
-        if weights.data_type != onnx.TensorProto.FLOAT or math.prod(weights.dims) < 64:
-            continue
-        name = weights.name
-        kept = onnx.numpy_helper.to_array(weights).astype(np.float16)
-        weights.CopyFrom(onnx.numpy_helper.from_array(kept, f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *proto.graph.node]
+    nodes = list(proto.graph.node)
     del proto.graph.node[:]
+    for weights in proto.graph.initializer:
+        name = weights.name
+        if weights.data_type == onnx.TensorProto.FLOAT and math.prod(weights.dims) >= 64:
+            kept = onnx.numpy_helper.to_array(weights).astype(np.float16)
+            weights.CopyFrom(onnx.numpy_helper.from_array(kept, f"{name}.half"))
+            proto.graph.node.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
     proto.graph.node.extend(nodes)
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
@@ -212,15 +187,12 @@ def quantize(source: str | os.PathLike, target: str | os.PathLike, pixels: np.nd
 
     Parameters
     ----------
-    source, target : path
-        ONNX files; they may be the same.
-    pixels : uint8 array ``[n, size, size, 3]``
-        Training images on which the ranges of the activations are found; a few hundred will do.
+    source, target : ONNX files; they may be the same.
+    pixels : uint8 ``[n, size, size, 3]``: a few hundred training images, on which the ranges of activations are found.
 
     Raises
     ------
-    ExportError
-        No images.
+    ExportError : no images.
     """
     if not len(pixels):
         raise ExportError("8-bit ranges must be found on some images, and none were given")
@@ -351,13 +323,8 @@ def card(metrics: Mapping, figures: pd.DataFrame, photos: pd.DataFrame, subject:
 
     Parameters
     ----------
-    metrics : mapping
-        The content of metrics.json.
-    figures : DataFrame
-        As from ``evaluation.figures``.
-    photos : DataFrame
-        The training rows of the manifest.
-    subject : {"face", "picture"}
+    metrics, figures : the content of metrics.json, and as from ``evaluation.figures``.
+    photos : the training rows of the manifest.
     """
     names = [head["name"] for head in metrics["heads"]]
     shown = figures.assign(unit=np.where(figures["metric"] == "mae", "{:.2f} years", "{:.1%}"))

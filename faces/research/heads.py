@@ -38,19 +38,13 @@ class Classes:
 
     Parameters
     ----------
-    name : str
-        Column of the manifest.
-    classes : tuple of str
-        In the order of the outputs.
-    weight : float, default 1.0
-        Of its loss in the sum over the heads.
-    gamma : float, default 0.0
-        Above 0 the loss is the focal loss (Lin et al., 1708.02002): the cross-entropy of each row times
+    name : column of the manifest.
+    classes : in the order of the outputs.
+    weight : of its loss in the sum over the heads.
+    gamma : above 0 the loss is the focal loss (Lin et al., 1708.02002): the cross-entropy of each row times
         ``(1 - p) ** gamma``, where p is the probability of the true class.
-    smoothing : float, default 0.0
-        Label smoothing.
-    class_weights : tuple of float, optional
-        One a class; the loss is then a weighted mean.
+    smoothing : label smoothing.
+    class_weights : one a class; the loss is then a weighted mean.
     """
 
     name: str
@@ -100,16 +94,13 @@ class Classes:
 
         Parameters
         ----------
-        logits, targets : float arrays ``[n, classes]``, ``[n, 1]``
-            Rows without a label are left out.
-        risk : float, default 0.02
-            Share of the answers above ``abstain_below`` that may be wrong.
+        logits, targets : float arrays ``[n, classes]``, ``[n, 1]``; rows without a label are left out.
+        risk : share of the answers above ``abstain_below`` that may be wrong.
 
         Returns
         -------
-        dict
-            Of ``scale``, ``shift`` (logits times the first plus the second) those that lower the cross-validated
-            negative log-likelihood, and ``abstain_below``: the confidence below which the model abstains.
+        dict: of ``scale``, ``shift`` (logits times the first plus the second) those that lower the cross-validated
+        negative log-likelihood, and ``abstain_below``: the confidence below which the model abstains.
         """
         known = ~np.isnan(targets[:, 0])
         x, y = torch.from_numpy(logits[known]).double(), torch.from_numpy(targets[known, 0]).long()
@@ -160,13 +151,9 @@ class Years:
 
     Parameters
     ----------
-    name : str, default "age"
-    kind : str, default "dldl"
-        A key of ``years.KINDS``.
-    weight : float, default 1.0
-        Of its loss in the sum over the heads.
-    spread : float, default 2.0
-        Standard deviation, in years, over which an exact label is spread; kinds with a distribution alone.
+    kind : a key of ``years.KINDS``.
+    weight : of its loss in the sum over the heads.
+    spread : standard deviation, in years, over which an exact label is spread; kinds with a distribution alone.
     """
 
     name: str = "age"
@@ -233,9 +220,8 @@ class Years:
 
         Returns
         -------
-        dict
-            ``width``, the factor on the interval, ``temperature`` of a distribution, and ``coverage``, the share of
-            ages that the intervals are to hold; empty where the rows are too few.
+        dict: ``width``, the factor on the interval, ``temperature`` of a distribution, and ``coverage``, the share of
+        ages that the intervals are to hold; empty where the rows are too few.
         """
         exact = targets[:, 0] == targets[:, 1]  # False for NaN
         logits, age = torch.from_numpy(outputs[exact]), torch.from_numpy(targets[exact, 0])
@@ -326,12 +312,10 @@ def total_loss(
 
     Parameters
     ----------
-    outputs : mapping
-        ``{head: [n, k]}``; keys that end in ``/penalty`` are added as they are.
-    targets : mapping
-        ``{head: [n, k]}``, NaN where unknown, and optionally ``{head}/teacher``: a teacher's outputs, NaN likewise.
-    distill : float, default 0.5
-        Share of the teacher in the loss of a row that has a label too.
+    outputs : ``{head: [n, k]}``; keys that end in ``/penalty`` are added as they are.
+    targets : ``{head: [n, k]}``, NaN where unknown, and optionally ``{head}/teacher``: a teacher's outputs, NaN
+        likewise.
+    distill : share of the teacher in the loss of a row that has a label too.
     """
     total = sum((value.mean() for key, value in outputs.items() if key.endswith("/penalty")), torch.zeros(()))
     for head in heads:

@@ -22,17 +22,11 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    features : Module
-        Images -> maps ``[n, width, h, w]``, which are averaged, or features ``[n, width]``.
-    width : int
-        Channels of the features.
-    heads : sequence of Head
-    dropout : float, default 0.0
-        Before the last layers.
-    mirror : bool, default False
-        In evaluation, average the outputs over the image and its mirror image; exported networks do so too.
-    frozen : bool, default False
-        Hold the backbone still, the running statistics of its BatchNorm too.
+    features : images -> maps ``[n, width, h, w]``, which are averaged, or features ``[n, width]``.
+    width : channels of the features.
+    dropout : before the last layers.
+    mirror : in evaluation, average the outputs over the image and its mirror image; exported networks do so too.
+    frozen : hold the backbone still, the running statistics of its BatchNorm too.
     """
 
     def __init__(
@@ -91,15 +85,12 @@ class HintedStudent(nn.Module):
 
     Parameters
     ----------
-    student, guide : Network
-        The guide is never changed.
-    size : int
-        Side of the images in pixels.
+    student, guide : the guide is never changed.
+    size : side of the images in pixels.
 
     Raises
     ------
-    ValueError
-        The two have no maps of one side.
+    ValueError : the two have no maps of one side.
     """
 
     def __init__(self, student: Network, guide: Network, size: int):
@@ -170,31 +161,23 @@ def build(
 
     Parameters
     ----------
-    backbone : str
-        A key of ``BACKBONES``, or ``timm:NAME`` where timm is installed.
-    size : int
-        Side of the images in pixels.
-    options : mapping, optional
-        Arguments of the backbone.
-    weights : str or path, default "random"
-        "imagenet", "random", a folder with ``weights.safetensors``, or a safetensors file.
+    backbone : a key of ``BACKBONES``, or ``timm:NAME`` where timm is installed.
+    size : side of the images in pixels.
+    options : arguments of the backbone.
+    weights : "imagenet", "random", a folder with ``weights.safetensors``, or a safetensors file.
 
     Raises
     ------
-    ValueError
-        No such backbone, or it has no such option.
-    WeightsError
-        The weights cannot be had or do not fit.
+    ValueError : no such backbone, or it has no such option.
+    WeightsError : the weights cannot be had or do not fit.
     """
-    imagenet, options = str(weights) == "imagenet", dict(options or {})
+    builder: Callable | None = BACKBONES.get(backbone)
     if backbone.startswith("timm:"):
-        builder: Callable = partial(from_timm, backbone.removeprefix("timm:"))
-    elif backbone in BACKBONES:
-        builder = BACKBONES[backbone]
-    else:
+        builder = partial(from_timm, backbone.removeprefix("timm:"))
+    if builder is None:
         raise ValueError(f"no backbone {backbone!r}; there are {', '.join(BACKBONES)} and timm:NAME")
     try:
-        features, width = builder(size=size, imagenet=imagenet, **options)
+        features, width = builder(size=size, imagenet=str(weights) == "imagenet", **(options or {}))
     except TypeError as error:
         raise ValueError(f"backbone {backbone}: {error}") from None
     network = Network(features, width, heads, dropout=dropout, mirror=mirror, frozen=frozen)
@@ -204,22 +187,15 @@ def build(
 
 
 def load_weights(network: Network, source: str | os.PathLike) -> list[str]:
-    """Start from another network: every tensor whose name and shape fit is taken.
+    """Start from another network: every tensor whose name and shape fit is taken; returns their names.
 
     Parameters
     ----------
-    source : path
-        A folder with ``weights.safetensors``, or a safetensors file, also the VGGFace2 MobileNetV1's own layout.
-
-    Returns
-    -------
-    list of str
-        The names that were taken.
+    source : a folder with ``weights.safetensors``, or a safetensors file, also the VGGFace2 MobileNetV1's own layout.
 
     Raises
     ------
-    WeightsError
-        The file cannot be read, or no tensor of the backbone fits.
+    WeightsError : the file cannot be read, or no tensor of the backbone fits.
     """
     path = Path(source)
     path = path / "weights.safetensors" if path.is_dir() else path
@@ -229,19 +205,12 @@ def load_weights(network: Network, source: str | os.PathLike) -> list[str]:
         raise WeightsError(f"no weights to start from in {path}: {error}") from error
     if "stem.weight" in tensors:
         tensors = from_vggface2(tensors)
-    return take(network, tensors, str(path))
-
-
-def take(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> list[str]:
-    """Copy every tensor whose name and shape fit; returns their names."""
     state = network.state_dict()
-    fit = {
-        key: value.to(state[key]) for key, value in tensors.items() if key in state and state[key].shape == value.shape
-    }
-    network.load_state_dict(fit, strict=False)
+    fit = {key: value for key, value in tensors.items() if key in state and state[key].shape == value.shape}
+    network.load_state_dict({key: value.to(state[key]) for key, value in fit.items()}, strict=False)
     wanted = {name for name, _ in network.named_parameters() if name.startswith("features.")}
     if wanted and not wanted & fit.keys():
-        raise WeightsError(f"{source} is not of this architecture and width")
+        raise WeightsError(f"{path} is not of this architecture and width")
     return sorted(fit)
 
 

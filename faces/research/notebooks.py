@@ -51,11 +51,11 @@ def at_root(*given: str | os.PathLike) -> list[str]:
 def find(only: Iterable[str] = ()) -> list[Path]:
     """The notebooks in reading order, or those whose names begin with one of ``only`` ("02")."""
     known = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    only = list(only)
+    only = tuple(only)
     for start in only:
         if not any(path.stem.startswith(start) for path in known):
             raise RunnerError(f"no notebook begins with {start!r}; there are {', '.join(p.stem for p in known)}")
-    return [path for path in known if not only or any(path.stem.startswith(start) for start in only)]
+    return [path for path in known if not only or path.stem.startswith(only)]
 
 
 def read_profile(name: str) -> dict[str, dict]:
@@ -153,21 +153,13 @@ def run(
     executed = folder / notebook.name
     if kernel is not None and kernel.has_kernel:
         _clear(kernel)
+    how = {"kernel_name": "python3", "cwd": str(ROOT), "progress_bar": progress, "km": kernel}
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(executed),
-            parameters,
-            kernel_name="python3",
-            cwd=str(ROOT),
-            progress_bar=progress,
-            km=kernel,
-        )
+        papermill.execute_notebook(str(notebook), str(executed), parameters, **how)
     except papermill.PapermillExecutionError as error:
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-        raise NotebookError(
-            f"{notebook.stem} failed in cell {error.cell_index}; what ran is in {executed}\n{trace}"
-        ) from None
+        where = f"{notebook.stem} failed in cell {error.cell_index}; what ran is in {executed}"
+        raise NotebookError(f"{where}\n{trace}") from None
     return executed
 
 
@@ -187,8 +179,8 @@ def outputs_of(cell) -> list:
     for output in cell.outputs:
         data = output.get("data", {})
         is_figure = "image/png" in data
-        texts = {kind: text for kind, text in data.items() if not kind.startswith("image/")}
-        shown.append([output.output_type, is_figure, {} if is_figure else texts, output.get("text", "")])
+        texts = {} if is_figure else {kind: text for kind, text in data.items() if not kind.startswith("image/")}
+        shown.append([output.output_type, is_figure, texts, output.get("text", "")])
     return shown
 
 
@@ -329,14 +321,10 @@ def run_profile(
     # Notebooks run in the project's folder; these paths were meant from here.
     own = {"data_dirs": [str(Path(where).resolve()) for where in data], "elsewhere_dirs": [], "more_dirs": []}
     photos = own if data else {}
-    wanted = {
-        notebook: check(
-            notebook,
-            blocks.get(notebook.stem, {})
-            | {name: value for name, value in (photos | parameters).items() if name in declared[notebook]},
-        )
-        for notebook in notebooks
-    }
+    wanted = {}
+    for notebook in notebooks:
+        given = {name: value for name, value in (photos | parameters).items() if name in declared[notebook]}
+        wanted[notebook] = check(notebook, blocks.get(notebook.stem, {}) | given)
     for where, settings in blocks.get("draw", {}).items():
         from faces.research import demo
 
@@ -354,27 +342,16 @@ def main(argv: list[str] | None = None) -> int:
     """Command line: 0 when every notebook ran, 1 when a cell failed, 2 for wrong usage."""
     import yaml
 
-    parser = argparse.ArgumentParser(
-        prog="python -m faces.research.notebooks", description="Run the notebooks headless."
-    )
-    parser.add_argument("--only", action="append", default=[], metavar="NN", help="only notebooks that begin so")
-    parser.add_argument("--profile", default="full", help="parameters from configs/PROFILE.yaml (default: %(default)s)")
-    parser.add_argument(
-        "--data", nargs="+", default=[], metavar="DIR", help="folders of labelled photos, for the profile's"
-    )
-    parser.add_argument(
-        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
-    )
-    parser.add_argument(
-        "-f",
-        dest="files",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="YAML of parameters, as papermill -f takes",
-    )
-    parser.add_argument("--report", action="store_true", help="execute from committed results and compare outputs")
-    parser.add_argument("--publish", metavar="NN", help="publish the tables and outputs of the last run of a notebook")
+    parser = argparse.ArgumentParser("python -m faces.research.notebooks", description="Run the notebooks headless.")
+    several: dict[str, Any] = {"action": "append", "default": []}
+    add = parser.add_argument
+    add("--only", **several, metavar="NN", help="only notebooks that begin so")
+    add("--profile", default="full", help="parameters from configs/PROFILE.yaml (default: %(default)s)")
+    add("--data", nargs="+", default=[], metavar="DIR", help="folders of labelled photos, for the profile's")
+    add("-p", dest="parameters", nargs=2, **several, metavar=("NAME", "VALUE"), help="set a parameter")
+    add("-f", dest="files", **several, metavar="FILE", help="YAML of parameters, as papermill -f takes")
+    add("--report", action="store_true", help="execute from committed results and compare outputs")
+    add("--publish", metavar="NN", help="publish the tables and outputs of the last run of a notebook")
     options = parser.parse_args(argv)
     try:
         if options.publish:

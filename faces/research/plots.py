@@ -108,9 +108,7 @@ def grid(pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: in
 
     Save it only where nobody can be recognised in it: drawn faces, or averages.
 
-    Parameters
-    ----------
-    pixels : uint8 ``[n, size, size, 3]``.
+    ``pixels``: uint8 ``[n, size, size, 3]``.
     """
     rows = -(-len(pixels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, (1.5 if titles else 1.3) * rows), squeeze=False)
@@ -156,9 +154,7 @@ def intervals(table: pd.DataFrame, *, xlabel: str, title: str = "", ax=None, ove
 def mean_faces_of(table: pd.DataFrame, rows: str, columns: str, *, order: Sequence[str] | None = None) -> Figure:
     """Mean faces and numbers of photos, a row and a column for each value; one contrast stretch for all.
 
-    Parameters
-    ----------
-    table : from ``faces.research.explore.mean_faces``: ``rows``, ``columns``, ``photos`` and ``pixels``.
+    ``table``: from ``faces.research.explore.mean_faces``: ``rows``, ``columns``, ``photos`` and ``pixels``.
     """
     down, across = sorted(table[rows].unique()), order or sorted(table[columns].unique())
     cells = {(row[rows], row[columns]): row for row in table.to_dict("records")}
@@ -200,10 +196,8 @@ def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = 
 
     Parameters
     ----------
-    table : DataFrame
-        epoch, stage, train_loss, val_loss, train_acc, val_acc.
-    stages : sequence of str
-        Name of each stage, if there are several.
+    table : epoch, stage, train_loss, val_loss, train_acc, val_acc.
+    stages : name of each stage, if there are several.
     """
     figure, axes = plt.subplots(1, 2, figsize=(7, 3))
     for ax, name, label in zip(axes, ("loss", "acc"), ("loss", "accuracy"), strict=True):
@@ -237,10 +231,8 @@ def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: di
 
     Parameters
     ----------
-    tables : dict of str to DataFrame
-        Title -> as for ``intervals``.
-    overall : dict of str to float, optional
-        Title -> a line to compare with.
+    tables : title -> as for ``intervals``.
+    overall : title -> a line to compare with.
     """
     rows = [len(table) + 1.6 for table in tables.values()]
     figure, axes = plt.subplots(
@@ -256,10 +248,7 @@ def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: di
 def network_drawing(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Blocks from left to right: as high as the maps of a layer are wide, as broad as it has channels (in steps of 2×).
 
-    Parameters
-    ----------
-    table : DataFrame
-        As from ``faces.research.analysis.layers``; layers without parameters are left out.
+    ``table``: as from ``faces.research.analysis.layers``; layers without parameters are left out.
     """
     shown = table[(table["parameters"] > 0) & (table["kind"] != "BatchNorm2d")]
     figure, ax = plt.subplots(figsize=(7, 2.4))
@@ -300,29 +289,41 @@ def inverted_residual() -> Figure:
     return figure
 
 
+def _with_maps(table: pd.DataFrame, maps: list, titles: Sequence[str], columns: int, height: float, size: int, **look):
+    """Pictures, titles of some size above, and beside each its map in colour: [values, the largest of its scale]."""
+    rows = -(-2 * len(maps) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(7, 7 / columns * height * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, (content, (values, most)) in enumerate(zip(table["pixels"], maps, strict=True)):
+        (picture, beside), pixels = axes.flat[2 * number : 2 * number + 2], np.frombuffer(content, np.uint8)
+        sides = [round(count**0.5) for count in (len(pixels) / 3, len(values))]
+        face = pixels.reshape(sides[0], sides[0], 3)
+        picture.imshow(face)
+        picture.set_title(titles[number], size=size, weight="normal")
+        beside.imshow(face.mean(2), cmap="gray", vmin=-150, vmax=350, extent=(0, 1, 1, 0))
+        look |= {"cmap": "RdBu_r", "vmin": -most, "vmax": most, "alpha": 0.6, "extent": (0, 1, 1, 0)}
+        beside.imshow(values.reshape(sides[1], sides[1]), **look)
+    return figure
+
+
 def saliency(table: pd.DataFrame, titles: Sequence[str], *, columns: int = 6) -> Figure:
     """Pictures, and beside each where covering it changes the answer most: red speaks for the answer, blue against.
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``pixels`` and ``saliency`` as from ``faces.research.analysis.portraits``; each map has a scale of its own.
+    ``table``: ``pixels`` and ``saliency`` as from ``faces.research.analysis.portraits``; each map has its own scale.
     """
     maps = [np.frombuffer(row, np.float16).astype(float) for row in table["saliency"]]
-    size = round(len(maps[0]) ** 0.5)
-    rows = -(-2 * len(maps) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(7, 7 / columns * 1.22 * rows), squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for number, (image, weight) in enumerate(zip(table["pixels"], maps, strict=True)):
-        face = np.frombuffer(image, np.uint8).reshape(size, size, 3)
-        picture, map_ = axes.flat[2 * number : 2 * number + 2]
-        picture.imshow(face)
-        picture.set_title(titles[number], size=9, weight="normal")
-        map_.imshow(face.mean(2), cmap="gray", vmin=-150, vmax=350)
-        most = np.abs(weight).max() or 1.0
-        map_.imshow(weight.reshape(size, size), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.6)
-    return figure
+    return _with_maps(table, [(one, np.abs(one).max() or 1.0) for one in maps], titles, columns, 1.22, 9)
+
+
+def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
+    """Pictures, a row for each group, and beside each a map: how much hiding a part speaks against the answer.
+
+    ``table``: "maps" of ``faces.research.altered.worn_or_held``; all maps have one scale.
+    """
+    maps = [np.frombuffer(row, np.float32) for row in table["drop"]]
+    most, columns = max(np.abs(one).max() for one in maps), 2 * len(table) // table["group"].nunique()
+    return _with_maps(table, [(one, most) for one in maps], titles, columns, 1.25, 8, interpolation="bilinear")
 
 
 def percent(*axes: plt.Axis) -> None:
@@ -336,10 +337,8 @@ def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, 
 
     Parameters
     ----------
-    table : DataFrame
-        ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
-    panels : dict
-        NAME -> label of the axis.
+    table : ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
+    panels : NAME -> label of the axis.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), squeeze=False)
     for ax, (name, label) in zip(axes[0], panels.items(), strict=True):
@@ -368,10 +367,7 @@ NETWORK_COLOURS |= {"one network": COLOURS[4], "separate": COLOURS[2]}
 def bands(panels: dict[str, tuple[pd.DataFrame, str]], *, ylabel: str) -> Figure:
     """Means with their intervals as bands, a line for each network, named at its last point.
 
-    Parameters
-    ----------
-    panels : dict
-        Title -> table with ``network``, ``value``, ``mean``, ``low`` and ``high``, and what the values are.
+    ``panels``: title -> table with ``network``, ``value``, ``mean``, ``low`` and ``high``, and what the values are.
     """
     figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.7 * len(panels)), squeeze=False)
     for ax, (title, (table, xlabel)) in zip(axes[:, 0], panels.items(), strict=True):
@@ -382,30 +378,19 @@ def bands(panels: dict[str, tuple[pd.DataFrame, str]], *, ylabel: str) -> Figure
         first, last = table["value"].min(), table["value"].max()
         ends = table[table["value"] == last].sort_values("mean").set_index("network")["mean"]
         spread = table["high"].fillna(table["mean"]).max() - table["low"].fillna(table["mean"]).min()
-        places, lowest = [], -np.inf
-        for end in ends:  # names one above the other, at least a line apart
-            lowest = max(end, lowest + spread / 11)
-            places.append(lowest)
-        for name, place in zip(ends.index, places, strict=True):
-            colour = NETWORK_COLOURS.get(name, COLOURS[0])
-            name = name if len(ends) > 1 else ""
+        place = -np.inf
+        for name, end in ends.items() if len(ends) > 1 else ():  # one above the other, at least a line apart
+            place, colour = max(end, place + spread / 11), NETWORK_COLOURS.get(name, COLOURS[0])
             ax.text(last + 0.02 * (last - first), place, name, va="center", color=colour, fontsize=9)
-        ax.set(
-            title=title,
-            xlabel=xlabel,
-            ylabel=ylabel,
-            xlim=(first, last + (0.32 if len(ends) > 1 else 0.02) * (last - first)),
-        )
+        right = last + (0.32 if len(ends) > 1 else 0.02) * (last - first)
+        ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(first, right))
     return figure
 
 
 def network(stages: pd.DataFrame) -> Figure:
     """A network as a row of boxes: as high as its maps are wide, as broad as it has channels (both by their roots).
 
-    Parameters
-    ----------
-    stages : DataFrame
-        Indexed by name: ``side`` of the maps in pixels and ``channels``.
+    ``stages``: indexed by name: ``side`` of the maps in pixels and ``channels``.
     """
     figure, ax = plt.subplots(figsize=(7, 2.4))
     height, width = np.sqrt(stages["side"]), np.sqrt(stages["channels"])
@@ -431,12 +416,9 @@ def paired_intervals(
 
     Parameters
     ----------
-    panels : dict
-        Title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group.
-    rows_alike : bool, default True
-        Whether all panels have the same groups; if not, they share the horizontal axis instead.
-    shares : bool, default False
-        Whether values are shares, to be labelled in percent on one scale.
+    panels : title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group.
+    rows_alike : whether all panels have the same groups; if not, they share the horizontal axis instead.
+    shares : whether values are shares, to be labelled in percent on one scale.
     """
     look = {"sharey": rows_alike, "sharex": shares or not rows_alike}
     figure, axes = plt.subplots(1, len(panels), figsize=(7, height), squeeze=False, **look)
@@ -483,45 +465,13 @@ def counts_by_age(ages: dict[str, pd.Series]) -> Figure:
     return figure
 
 
-def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
-    """Pictures, a row for each group, and beside each a map: how much hiding a part speaks against the answer.
-
-    Parameters
-    ----------
-    table : DataFrame
-        "maps" of ``faces.research.altered.worn_or_held``; all maps have one scale.
-    titles : sequence of str
-        One a row of the table.
-    """
-    rows = table["group"].nunique()
-    columns = 2 * len(table) // rows
-    figure, axes = plt.subplots(rows, columns, figsize=(7, 7 / columns * 1.25 * rows), squeeze=False)
-    maps = [np.frombuffer(row, np.float32) for row in table["drop"]]
-    most = max(np.abs(one).max() for one in maps)
-    for number, (content, one) in enumerate(zip(table["pixels"], maps, strict=True)):
-        face = np.frombuffer(content, np.uint8).reshape(64, 64, 3)
-        picture, beside = axes.flat[2 * number : 2 * number + 2]
-        picture.imshow(face)
-        picture.set_title(titles[number], size=8, weight="normal")
-        beside.imshow(face.mean(2), cmap="gray", vmin=-150, vmax=350, extent=(0, 1, 1, 0))
-        side = round(len(one) ** 0.5)
-        look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most, "alpha": 0.6, "extent": (0, 1, 1, 0)}
-        beside.imshow(one.reshape(side, side), interpolation="bilinear", **look)
-    for ax in axes.flat:
-        ax.axis("off")
-    return figure
-
-
 # ------------------------------------------------------------------------------------------------ cartoons, portraits
 
 
 def loss_in_parts(table: pd.DataFrame, parts: int, *, title: str = "") -> Figure:
     """Training and validation loss in equal parts of the epochs, each on its own scale, and whole above them.
 
-    Parameters
-    ----------
-    table : DataFrame
-        epoch, train_loss, val_loss.
+    ``table``: epoch, train_loss, val_loss.
     """
     pieces = [table.iloc[rows] for rows in np.array_split(np.arange(len(table)), min(parts, len(table)))]
     figure = plt.figure(figsize=(7, 4.2))
@@ -559,10 +509,7 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes) -> plt.
 def confused(table: pd.DataFrame) -> Figure:
     """Counts of wrong answers, true class down and predicted class across; what never happens stays blank.
 
-    Parameters
-    ----------
-    table : DataFrame
-        As from ``evaluation.confusion``.
+    ``table``: as from ``evaluation.confusion``.
     """
     wrong = table.where(~np.eye(len(table), dtype=bool), 0)
     wrong.index, wrong.columns = wrong.index.map(human), wrong.columns.map(human)
@@ -593,10 +540,7 @@ def dots(columns: dict[str, pd.Series], *, xlabel: str) -> Figure:
 def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
     """Share of right answers by the size of the picture on a plain background, a panel for each title.
 
-    Parameters
-    ----------
-    tables : dict
-        Title -> table with ``background``, ``scale`` and ``right``.
+    ``tables``: title -> table with ``background``, ``scale`` and ``right``.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(7, 2.8), sharey=True, squeeze=False)
     for ax, (title, said) in zip(axes[0], tables.items(), strict=True):
@@ -639,10 +583,7 @@ def focal_losses(gammas: Sequence[float]) -> Figure:
 def abstaining(curves: dict[str, pd.DataFrame], points: dict[str, tuple[float, float]]) -> Figure:
     """Risk over coverage, a line for each name, and on it the point (coverage, risk) of a threshold in use.
 
-    Parameters
-    ----------
-    curves : dict
-        Name -> table of ``evaluation.risk_coverage``.
+    ``curves``: name -> table of ``evaluation.risk_coverage``.
     """
     figure, ax = plt.subplots(figsize=(7, 3))
     for number, (name, curve) in enumerate(curves.items()):
@@ -659,10 +600,7 @@ def answer_sheet(
 ) -> Figure:
     """Portraits, two in a row, with what every model says of each written beside; only of people who agreed to it.
 
-    Parameters
-    ----------
-    answers : sequence of sequence of (model, answer)
-        Of each picture.
+    ``answers``: of each picture, (model, answer).
     """
     rows = -(-len(pictures) // 2)
     lines = max(len(said) for said in answers) + 2
@@ -685,10 +623,7 @@ def answer_sheet(
 def ages_with_intervals(table: pd.DataFrame) -> Figure:
     """Predicted over reported age with each prediction interval; those that miss the reported age in another colour.
 
-    Parameters
-    ----------
-    table : DataFrame
-        age, predicted, low, high, covered.
+    ``table``: age, predicted, low, high, covered.
     """
     figure, ax = plt.subplots(figsize=(7, 4))
     known = table[table["age"].notna()]
@@ -709,10 +644,8 @@ def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str]
 
     Parameters
     ----------
-    tables : dict
-        Title -> table with ``model``, ``value``, ``mean``, ``low``, ``high``.
-    labels : dict
-        Title -> label of the horizontal axis.
+    tables : title -> table with ``model``, ``value``, ``mean``, ``low``, ``high``.
+    labels : title -> label of the horizontal axis.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(7, 3.2), sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
@@ -731,10 +664,7 @@ def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str]
 def interval_columns(panels: dict[str, pd.DataFrame]) -> Figure:
     """Dots with intervals, a panel side by side for each title, of the same groups; numbers in brackets.
 
-    Parameters
-    ----------
-    panels : dict
-        Title -> as for ``intervals``.
+    ``panels``: title -> as for ``intervals``.
     """
     most = max(len(table) for table in panels.values())
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.34 * most + 1.1), sharey=True, squeeze=False)

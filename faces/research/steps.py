@@ -35,12 +35,9 @@ class Steps:
 
     Parameters
     ----------
-    folder : Path
-        Holds ``STEP.TABLE.parquet`` and ``index.json``.
-    data_dirs : list of Path
-        Folders of photos; if empty, steps are only read.
-    out_dir : Path
-        Where this run writes: figures, tables, checkpoints.
+    folder : holds ``STEP.TABLE.parquet`` and ``index.json``.
+    data_dirs : folders of photos; if empty, steps are only read.
+    out_dir : where this run writes: figures, tables, checkpoints.
     """
 
     def __init__(self, folder: Path, data_dirs: list[Path], out_dir: Path):
@@ -58,19 +55,15 @@ class Steps:
 
         Parameters
         ----------
-        step : str
-            Name of the step and of its files.
-        function : callable
-            Returns a table or a dict of tables.
+        step : name of the step and of its files.
+        function : returns a table or a dict of tables.
         *inputs : DataFrame, dict of DataFrame, or folders
             Tables are compared by their public columns, folders not at all.
-        **settings
-            Plain data or dataclasses, compared value by value.
+        **settings : plain data or dataclasses, compared value by value.
 
         Raises
         ------
-        StaleResult
-            Without photos: the kept result is missing or was computed from something else.
+        StaleResult : without photos: the kept result is missing or was computed from something else.
         """
         wanted = {"inputs": [_content(table) for table in inputs], "settings": _plain(settings)}
         kept = self.index().get(step)
@@ -158,16 +151,12 @@ class Steps:
 
 
 def open(number: str, data_dirs: Iterable[str | Path] | str, out_dir: str | Path) -> Steps:
-    """The steps of notebook ``number``.
+    """The steps of the notebook with the two digits ``number``.
 
     Parameters
     ----------
-    number : str
-        The notebook's two digits.
-    data_dirs : folders of photos
-        Empty: the published results are read. Relative ones are looked for in the working folder, then in the project.
-    out_dir : str or Path
-        Where a run writes; a relative one is taken from the project's folder.
+    data_dirs : relative ones are looked for here, then in the project; if empty, the published results are read.
+    out_dir : where a run writes; a relative one is taken from the project's folder.
     """
     given = [data_dirs] if isinstance(data_dirs, str) else list(data_dirs)
     folders = [Path(folder) if Path(folder).exists() else ROOT / folder for folder in given]

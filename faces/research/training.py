@@ -97,54 +97,32 @@ def fit(
 
     Parameters
     ----------
-    network : Module
-        Float images ``[n, 3, size, size]`` in 0..1 -> ``{head: outputs}``.
-    heads : sequence of Head
-        What is learnt; rows without a label count nothing (see ``heads.total_loss``).
-    train, val : Batches
-    optimizer : Optimizer
-        Of the network's own parameters.
-    epochs : int
-    folder : path
-        Of the run; if it holds the same run, that goes on.
-    schedule : callable, default constant
-        Progress 0..1 -> factor on the learning rates.
-    augment : callable, optional
-        Float images -> float images, on training batches.
-    distill : float, default 0.5
-        Share of a teacher, see ``heads.total_loss``.
-    monitor, best : str
-        Column of the history that says which epoch is best, and whether "min" or "max" is.
-    keep : {"all", "best"}
-        The weights of which epochs stay on disk.
-    ema : float, optional
-        Decay of a moving average of the weights; it is what is validated and kept.
-    seed : int, default 0
-    device : str, default "auto"
-        CUDA, then Apple's MPS, then the CPU.
-    precision : {"auto", "bf16", "fp32"}
-        "auto" is bf16 where the hardware multiplies it faster.
-    identity : mapping, optional
-        Plain data that makes the run what it is; a folder with another is refused.
-    upgrade : callable, default dict
-        An identity as an earlier version wrote it -> as it would be written now.
-    save_every : float, default 600
-        Seconds between checkpoints within an epoch.
-    progress : bool, default True
-        Show a progress bar.
+    network : float images ``[n, 3, size, size]`` in 0..1 -> ``{head: outputs}``.
+    heads : what is learnt; rows without a label count nothing (see ``heads.total_loss``).
+    optimizer : of the network's own parameters.
+    folder : of the run; if it holds the same run, that goes on.
+    schedule : progress 0..1 -> factor on the learning rates.
+    augment : float images -> float images, on training batches.
+    distill : share of a teacher, see ``heads.total_loss``.
+    monitor, best : column of the history that says which epoch is best, and whether "min" or "max" is.
+    keep : {"all", "best"}; the weights of which epochs stay on disk.
+    ema : decay of a moving average of the weights; it is what is validated and kept.
+    device : CUDA, then Apple's MPS, then the CPU.
+    precision : {"auto", "bf16", "fp32"}; "auto" is bf16 where the hardware multiplies it faster.
+    identity : plain data that makes the run what it is; a folder with another is refused.
+    upgrade : an identity as an earlier version wrote it -> as it would be written now.
+    save_every : seconds between checkpoints within an epoch.
+    progress : show a progress bar.
 
     Returns
     -------
-    DataFrame
-        One row an epoch: epoch, train_loss, val_loss, train_HEAD_METRIC and val_HEAD_METRIC, lr, seconds, images_per_s.
-        Training figures are of the augmented images as they were trained on.
+    DataFrame: one row an epoch: epoch, train_loss, val_loss, train_HEAD_METRIC and val_HEAD_METRIC, lr, seconds,
+    images_per_s. Training figures are of the augmented images as they were trained on.
 
     Raises
     ------
-    ResumeError
-        ``folder`` holds another run.
-    FloatingPointError
-        The training loss is no longer finite.
+    ResumeError : ``folder`` holds another run.
+    FloatingPointError : the training loss is no longer finite.
     """
     device = pick_device(device)
     rank, world = _join_processes(device)
@@ -175,7 +153,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(((epoch - 1) * steps + step) / total)
             x, targets = train.take(rows[rank::world])
-            x, targets = to_float(x, device), _to(targets, device)
+            x = to_float(x, device)
+            targets = {name: values.to(device, non_blocking=True) for name, values in targets.items()}
             if augment:
                 x = augment(x)
             with autocast():
@@ -211,9 +190,7 @@ def fit(
         sums, first, seconds = {}, 0, 0.0
         if rank == 0:
             _save_epoch(folder, evaluated, history, monitor, best, keep)
-            _save(
-                folder, network, average, optimizer, {"history": history, "step": 0, "sums": {}, "seconds": 0.0}, about
-            )
+            _save(folder, network, average, optimizer, BEGUN | {"history": history}, about)
         if world > 1:
             dist.barrier()
         bar.set_postfix({k: f"{row[k]:.3f}" for k in {"train_loss", "val_loss", monitor}} | {"epoch": epoch})
@@ -226,14 +203,20 @@ def _add(sums: dict, heads: Sequence[Head], loss: Tensor, outputs: Mapping, targ
     """Add a batch to running sums: name -> [sum, count]."""
     n = len(next(iter(outputs.values())))
     found = {"loss": (float(loss.detach()) * n, n), "rows": (n, 1)}
-    with torch.no_grad():
-        for head in heads:
-            known = ~targets[head.name].isnan().any(1)
-            score = head.score(outputs[head.name][known], targets[head.name][known])
-            found[f"{head.name}_{head.metric}"] = (float(score.double().sum()), int(known.sum()))
+    found |= {name: (float(score.sum()), len(score)) for name, score in _scores(heads, outputs, targets).items()}
     for name, (value, count) in found.items():
         before = sums.get(name, [0.0, 0])
         sums[name] = [before[0] + value, before[1] + count]
+
+
+@torch.no_grad()
+def _scores(heads: Sequence[Head], outputs: Mapping, targets: Mapping) -> dict[str, Tensor]:
+    """HEAD_METRIC -> score of each row whose label is known."""
+    known = {head: ~targets[head.name].isnan().any(1) for head in heads}
+    return {
+        f"{head.name}_{head.metric}": head.score(outputs[head.name][rows], targets[head.name][rows]).double()
+        for head, rows in known.items()
+    }
 
 
 def evaluate(network: nn.Module, heads: Sequence[Head], val: Batches, **options) -> dict[str, float]:
@@ -242,12 +225,9 @@ def evaluate(network: nn.Module, heads: Sequence[Head], val: Batches, **options)
     outputs = {name: torch.from_numpy(values) for name, values in outputs.items()}
     rows = np.concatenate(val.order())
     targets = {head.name: torch.from_numpy(val.targets[head.name][rows]) for head in heads}
-    found = {"val_loss": float(total_loss(heads, outputs, targets))}
-    for head in heads:
-        known = ~targets[head.name].isnan().any(1)
-        score = head.score(outputs[head.name][known], targets[head.name][known]).double()
-        found[f"val_{head.name}_{head.metric}"] = float(score.mean()) if len(score) else math.nan
-    return found
+    scores = _scores(heads, outputs, targets).items()
+    means = {f"val_{name}": float(score.mean()) if len(score) else math.nan for name, score in scores}
+    return {"val_loss": float(total_loss(heads, outputs, targets))} | means
 
 
 def predict(
@@ -276,10 +256,6 @@ def to_float(images: Tensor, device: torch.device | str) -> Tensor:
     return moved if moved.is_floating_point() else moved.float().div_(255)
 
 
-def _to(targets: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: values.to(device, non_blocking=True) for name, values in targets.items()}
-
-
 # ----------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -302,22 +278,15 @@ def load_checkpoint(
     monitor: str = "val_loss",
     best: str = "min",
 ) -> int:
-    """Load the weights after one epoch.
+    """Load the weights after one epoch, and return its number.
 
     Parameters
     ----------
-    epoch : int or str, default "best"
-        Its number, "last", or "best" by the column ``monitor`` (the earliest of equals).
-
-    Returns
-    -------
-    int
-        The number of the epoch.
+    epoch : its number, "last", or "best" by the column ``monitor`` (the earliest of equals).
 
     Raises
     ------
-    FileNotFoundError
-        No such checkpoint; the message lists those that there are.
+    FileNotFoundError : no such checkpoint; the message lists those that there are.
     """
     table = checkpoints(folder)
     if epoch == "last" and len(table):
@@ -410,12 +379,9 @@ def _resume(folder: Path, network, average, optimizer, identity: dict, upgrade: 
 
 def _log(folder: Path, epoch: int, step: int, steps: int, sums: Mapping, seconds: float) -> None:
     figures = " ".join(f"{name} {total / max(count, 1):.4f}" for name, (total, count) in sums.items() if name != "rows")
+    speed = f"images/s {sums['rows'][0] / seconds:.1f}"
     with (folder / "progress.log").open("a", encoding="utf-8") as file:
-        print(
-            f"{time.strftime('%Y-%m-%d %H:%M:%S')} epoch {epoch} step {step}/{steps} {figures} "
-            f"images/s {sums['rows'][0] / seconds:.1f}",
-            file=file,
-        )
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} epoch {epoch} step {step}/{steps} {figures} {speed}", file=file)
 
 
 # -------------------------------------------------------------------------------------------------------- hardware
@@ -467,13 +433,12 @@ def keep_freed_memory() -> None:
 
     The page faults of getting it again cost a quarter of the time of training a small network on a CPU.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt:
-            m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-            mallopt(m_mmap_max, 0)
-            mallopt(m_trim_threshold, 2**31 - 1)
-            mallopt(m_arena_max, 1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_arena_max, 1)
 
 
 def _mix(*numbers: int) -> int:
