@@ -54,9 +54,6 @@ def difference(a, b):
     return np.abs(np.asarray(a).astype(int) - np.asarray(b)).mean()
 
 
-# ------------------------------------------------------------------------------------------- right way up
-
-
 @pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
@@ -72,9 +69,6 @@ def test_every_exif_orientation_comes_out_right_way_up(format, orientation, size
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"Exif\0\0II*\0\x08", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
 def test_damaged_exif_does_not_cost_the_picture(exif):
     assert corners(opened(quarters(), "JPEG", exif=exif)) == [RED, GREEN, BLUE, WHITE]
-
-
-# -------------------------------------------------------------------------------------------------- modes
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -132,9 +126,6 @@ def test_other_colour_spaces_become_rgb(mode):
     assert opened(Image.new(mode, (8, 6)), "TIFF").shape == (6, 8, 3)
 
 
-# ------------------------------------------------------------------------------------------------ formats
-
-
 LATER = [Image.new("RGB", (96, 64), colour) for colour in ("black", "blue")]
 ANIMATED = {"save_all": True, "append_images": LATER, "duration": 50}
 no_avif = pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow knows no AVIF")
@@ -157,9 +148,6 @@ def test_formats_and_modes_keep_their_colours_and_animations_show_their_first_fr
     image = quarters().quantize(4) if mode == "P" else quarters().convert(mode)
     for size in (None, 16):
         assert corners(opened(image, format, size, **options)) == [RED, GREEN, BLUE, WHITE]
-
-
-# ------------------------------------------------------------------------------------------- size and crop
 
 
 @pytest.mark.parametrize(("width", "height"), [(1600, 1200), (900, 1601), (640, 640)])
@@ -227,8 +215,6 @@ def test_decode_all_stacks_and_names_the_damaged_file(tmp_path):
         images.decode_all(paths, 16)
 
 
-# --------------------------------------------------------------------------------------------- not pictures
-
 JPEG = encoded(smooth(64, 48), "JPEG")
 PNG = encoded(smooth(64, 48), "PNG")
 BAD_FILES = {
@@ -277,8 +263,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 96 * 64)
     assert opened(quarters(), "PNG", 16).shape == (16, 16, 3)
 
-
-# ----------------------------------------------------------------------------- numbers that are not 0 to 255
 
 RAMP = np.linspace(0, 1, 4096).reshape(64, 64)
 
@@ -332,9 +316,6 @@ def test_dark_16_bit_colours_are_refused_not_shown_black():
         images.open_rgb(io.BytesIO(dark))
 
 
-# ------------------------------------------------------------------------------------------ pages of a TIFF
-
-
 @pytest.mark.parametrize(("marked", "shown"), [([1, 0], "red"), ([0, 0], "red"), ([0, 1], "blue"), ([1, 1], None)])
 def test_the_largest_page_that_is_no_thumbnail_counts(marked, shown):
     small, large = Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (32, 32), "red")
@@ -349,9 +330,6 @@ def test_the_largest_page_that_is_no_thumbnail_counts(marked, shown):
     expected = Image.new("RGB", (1, 1), shown).getpixel((0, 0))
     assert images.open_rgb(file).getpixel((0, 0)) == expected
     assert images.picture_size(file) == ((32, 32) if shown == "red" else (8, 8))
-
-
-# --------------------------------------------------------------------------------------------- odd metadata
 
 
 def test_damaged_metadata_of_a_png_does_not_cost_the_picture():
@@ -389,9 +367,6 @@ def test_what_libtiff_says_is_the_reason_and_not_printed(capfd):
     with pytest.raises(images.ImageError, match=r"damaged picture \(.*[Dd]ecod|decoder error"):
         images.open_rgb(io.BytesIO(content))
     assert capfd.readouterr().err == ""
-
-
-# ------------------------------------------------------------------------------------------ memory and errors
 
 
 def test_large_jpegs_count_by_what_is_decoded(monkeypatch):
