@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import demo_run
 import pytest
 import tiny_model
+from PIL import Image
 
 from faces import predict
 from faces.research import demo, notebooks
@@ -65,6 +66,14 @@ def browser():
     running.quit()
 
 
+@pytest.fixture
+def scene():
+    """A grey picture with the portrait of the astronaut in it, whose face is at (723, 316)."""
+    scene = Image.new("RGB", (1200, 800), "grey")
+    scene.paste(Image.fromarray(pytest.importorskip("skimage.data").astronaut()), (500, 200))
+    return scene
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The folder of a tiny network that tells red from blue."""
@@ -74,6 +83,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return predict.Model(folder)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The folder of a network of faces with the heads colour and age."""
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "both", heads=["colour", "age"])
 
 
 @pytest.fixture

@@ -24,12 +24,6 @@ from faces.research import demo
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    """The folder of a network with the heads colour and age."""
-    return tiny_model.write(tmp_path_factory.mktemp("models") / "both", heads=["colour", "age"])
-
-
 def test_help_names_every_command_and_version_is_told(capsys):
     for option in ("--help", "--version"):
         with pytest.raises(SystemExit) as ended:
@@ -78,9 +72,6 @@ def test_a_missing_extra_is_one_sentence(command, extra):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
-# ------------------------------------------------------------------------------------------------- evaluation
-
-
 def test_a_model_is_tested_on_a_labelled_folder_without_torch(tmp_path):
     for name, colour in {"red/1.png": "red", "red/2.png": "#90005f", "red/3.png": "blue", "blue/4.png": "blue"}.items():
         tiny_model.picture(tmp_path / "photos" / name, colour)
@@ -104,9 +95,6 @@ def test_ages_are_tested_and_labels_that_are_not_there_told(tmp_path, both, caps
     colour = tiny_model.write(tmp_path / "models" / "colour", heads=["colour"])
     assert cli.main(["evaluate", str(colour), str(photos)]) == 2
     assert "faces evaluate: no labels of colour: the photos have " in capsys.readouterr().err
-
-
-# -------------------------------------------------------------------------------------------------- the wheel
 
 
 def test_the_wheel_carries_the_default_models_and_the_detector():

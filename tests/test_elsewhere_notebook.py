@@ -47,12 +47,14 @@ def table():
     return elsewhere.judged(pd.DataFrame(said).assign(variant=elsewhere.AS_TAKEN), photos)
 
 
-def test_models_are_compared_on_the_same_photos(table):
+def test_models_are_compared_on_the_same_photos_and_one_person_has_no_interval(table):
     ages = table[table["task"] == "age"]
     assert elsewhere.means(ages, "model", "absolute")["mean"].to_dict() == {"first": 0.5, "second": 2.5}
     assert elsewhere.means(ages, "model", "covered")["mean"].to_dict() == {"first": 1.0, "second": 0.0}
     apart = elsewhere.against_first(ages, "absolute")
     assert apart.loc["second", ["mean", "low", "high"]].tolist() == [2, 2, 2]
+    one = elsewhere.means(table[table["person"] == "a"], "model", "absolute")
+    assert one["low"].isna().all() and (one["people"] == 1).all()
 
 
 def test_expressions_of_a_person_are_compared(table):
@@ -60,8 +62,3 @@ def test_expressions_of_a_person_are_compared(table):
     assert set(pairs.loc[pairs["task"] == "age", "by"]) == {1.0}
     turned = elsewhere.means(pairs, "model", "turned").loc["third"]
     assert turned["mean"] == 0 and turned["high"] > 0.3  # three people prove little
-
-
-def test_one_person_has_no_interval(table):
-    one = elsewhere.means(table[table["person"] == "a"], "model", "absolute")
-    assert one["low"].isna().all() and (one["people"] == 1).all()

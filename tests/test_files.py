@@ -3,6 +3,7 @@
 import json
 import os
 
+import helpers
 import pytest
 
 from faces import files
@@ -31,24 +32,16 @@ def test_what_goes_wrong_leaves_the_old_file_and_no_other(tmp_path, error):
 
 
 @posix
-def test_permissions_follow_the_umask(tmp_path):
+def test_permissions_follow_the_umask_where_a_disk_has_them(tmp_path, monkeypatch):
     umask = os.umask(0o027)
     try:
-        with files.atomic_write(tmp_path / "file.json"):
-            pass
+        files.write_json(tmp_path / "file.json", "old")
     finally:
         os.umask(umask)
     assert (tmp_path / "file.json").stat().st_mode & 0o777 == 0o640
-
-
-def test_a_disk_without_permissions_will_do(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(type(tmp_path), "chmod", refuse)
-    with files.atomic_write(tmp_path / "file.json") as file:
-        file.write("new")
-    assert (tmp_path / "file.json").read_text() == "new"
+    monkeypatch.setattr(type(tmp_path), "chmod", helpers.raising(PermissionError(1, "Operation not permitted")))
+    files.write_json(tmp_path / "file.json", "new")
+    assert json.loads((tmp_path / "file.json").read_text()) == "new"
 
 
 @posix

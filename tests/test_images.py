@@ -9,10 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers import chunk, encoded, png, raising
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from faces import images
-from faces.files import is_litter
 
 # Pillow's, about odd metadata; pytest undoes the filter that faces.images sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -38,12 +38,6 @@ def smooth(width, height, seed=0):
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encoded(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
 def opened(image, format, size=None, **options):
     """Pixels of `image` after it was saved and opened again."""
     return np.asarray(images.open_rgb(io.BytesIO(encoded(image, format, **options)), size)).astype(int)
@@ -58,9 +52,6 @@ def corners(pixels):
 
 def difference(a, b):
     return np.abs(np.asarray(a).astype(int) - np.asarray(b)).mean()
-
-
-# ------------------------------------------------------------------------------------------- right way up
 
 
 @pytest.mark.parametrize("size", [None, 16])
@@ -80,14 +71,6 @@ def test_damaged_exif_does_not_cost_the_picture(exif):
     assert corners(opened(quarters(), "JPEG", exif=exif)) == [RED, GREEN, BLUE, WHITE]
 
 
-# -------------------------------------------------------------------------------------------------- modes
-
-
-def test_grey_stays_grey():
-    assert (opened(Image.new("L", (8, 8), 90), "PNG") == 90).all()
-    assert difference(opened(Image.new("L", (8, 8), 90), "JPEG", 4), 90) < 1.5
-
-
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white(mode):
     image = Image.new(mode, (30, 10), (0,) * len(mode))  # black, and fully transparent
@@ -99,36 +82,19 @@ def test_transparency_is_laid_on_white(mode):
     assert (pixels[:, 20:] == 204).all()
 
 
-def test_palette_without_transparency_keeps_its_colours():
-    image = quarters().quantize(4)
-    assert image.mode == "P"
-    assert corners(opened(image, "PNG")) == [RED, GREEN, BLUE, WHITE]
-    assert corners(opened(image, "PNG", 16)) == [RED, GREEN, BLUE, WHITE]
-
-
-def test_palette_with_transparency_is_laid_on_white():
-    image = Image.new("P", (20, 10), 0)
-    image.putpalette([0, 0, 0, 255, 0, 0])
-    image.paste(1, (10, 0, 20, 10))
-    pixels = opened(image, "PNG", transparency=0)
-    assert (pixels[:, :10] == 255).all()
-    assert (pixels[:, 10:] == RED).all()
-
-
-def test_rgb_with_a_transparent_colour_is_laid_on_white():
+@pytest.mark.parametrize("mode", ["P", "RGB"])
+def test_a_transparent_colour_is_laid_on_white(mode):
     image = Image.new("RGB", (20, 10), BLUE)
     image.paste(RED, (10, 0, 20, 10))
-    pixels = opened(image, "PNG", transparency=BLUE)
+    image = image.quantize(2) if mode == "P" else image
+    pixels = opened(image, "PNG", transparency=image.getpixel((0, 0)))
     assert (pixels[:, :10] == 255).all()
     assert (pixels[:, 10:] == RED).all()
 
 
-@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
-def test_cmyk_is_not_inverted(format):
-    assert corners(opened(quarters().convert("CMYK"), format)) == [RED, GREEN, BLUE, WHITE]
-
-
-def test_one_bit_pictures_are_black_and_white():
+def test_grey_stays_grey_and_one_bit_black_or_white():
+    assert (opened(Image.new("L", (8, 8), 90), "PNG") == 90).all()
+    assert difference(opened(Image.new("L", (8, 8), 90), "JPEG", 4), 90) < 1.5
     image = Image.new("1", (20, 10), 1)
     image.paste(0, (0, 0, 10, 10))
     pixels = opened(image, "PNG")
@@ -146,21 +112,6 @@ def test_16_bit_grey_is_scaled_not_clipped(level, expected):
         assert np.abs(pixels - expected).max() <= 1
 
 
-def test_32_bit_grey_is_scaled_not_clipped():
-    levels = np.linspace(0, 2**31 - 2**8, 64).reshape(8, 8).astype(np.int32)
-    pixels = opened(Image.fromarray(levels), "TIFF")[..., 0]
-    assert pixels[0, 0] == 0
-    assert pixels[-1, -1] == 255  # one bit of the 32 is the sign
-    assert (np.diff(pixels.ravel()) >= 0).all()
-
-
-@pytest.mark.parametrize("brightest", [1.0, 255.0])
-def test_float_pictures_may_be_fractions_or_grey_values(brightest):
-    ramp = np.linspace(0, brightest, 64, dtype=np.float32).reshape(8, 8)
-    pixels = opened(Image.fromarray(ramp), "TIFF")[..., 0]
-    assert np.abs(pixels - np.linspace(0, 255, 64).reshape(8, 8)).max() <= 0.51
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
 def test_float_pictures_with_holes_keep_the_rest(hole):
@@ -175,39 +126,28 @@ def test_other_colour_spaces_become_rgb(mode):
     assert opened(Image.new(mode, (8, 6)), "TIFF").shape == (6, 8, 3)
 
 
-# ------------------------------------------------------------------------------------------------ formats
+LATER = [Image.new("RGB", (96, 64), colour) for colour in ("black", "blue")]
+ANIMATED = {"save_all": True, "append_images": LATER, "duration": 50}
+no_avif = pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow knows no AVIF")
 
 
 @pytest.mark.parametrize(
-    ("format", "options"),
+    ("format", "mode", "options"),
     [
-        ("WEBP", {"lossless": True}),
-        ("WEBP", {"quality": 95}),
-        ("JPEG", {"progressive": True}),
-        ("JPEG", {"progressive": True, "subsampling": 2}),
-        ("BMP", {}),
-        ("PPM", {}),
-        ("GIF", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("WEBP", "RGB", {"quality": 95}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 2}),
+        *(("BMP", "RGB", {}), ("PPM", "RGB", {}), ("GIF", "RGB", {}), ("PNG", "P", {})),
+        *(("JPEG", "CMYK", {}), ("TIFF", "CMYK", {})),
+        *((format, "RGB", ANIMATED) for format in ("GIF", "WEBP", "PNG")),
+        pytest.param("AVIF", "RGB", {}, marks=no_avif),
     ],
 )
-def test_formats(format, options):
+def test_formats_and_modes_keep_their_colours_and_animations_show_their_first_frame(format, mode, options):
+    image = quarters().quantize(4) if mode == "P" else quarters().convert(mode)
     for size in (None, 16):
-        assert corners(opened(quarters(), format, size, **options)) == [RED, GREEN, BLUE, WHITE]
-
-
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
-def test_an_animation_shows_its_first_frame(format):
-    later = [Image.new("RGB", (96, 64), colour) for colour in ("black", "blue")]
-    pixels = opened(quarters(), format, save_all=True, append_images=later, duration=50)
-    assert corners(pixels) == [RED, GREEN, BLUE, WHITE]
-
-
-def test_paths_may_be_text(tmp_path):
-    quarters().save(tmp_path / "a.png")
-    assert images.open_rgb(str(tmp_path / "a.png")).size == images.open_rgb(tmp_path / "a.png").size == (96, 64)
-
-
-# ------------------------------------------------------------------------------------------- size and crop
+        assert corners(opened(image, format, size, **options)) == [RED, GREEN, BLUE, WHITE]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1600, 1200), (900, 1601), (640, 640)])
@@ -221,30 +161,18 @@ def test_fast_decoding_of_a_large_jpeg_agrees_with_full_decoding(width, height):
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_the_central_square_is_kept(upright):
+def test_the_central_square_is_kept_or_the_whole_picture_between_black_edges(upright):
     image = Image.new("RGB", (120, 40), RED)
     image.paste(GREEN, (40, 0, 80, 40))
     image = image.transpose(T.ROTATE_90) if upright else image
     assert (opened(image, "PNG", 40) == GREEN).all()
     assert (opened(image, "PNG", 10)[1:-1, 1:-1] == GREEN).all()
-
-
-@pytest.mark.parametrize("upright", [False, True])
-def test_the_whole_picture_is_kept_between_black_edges(upright):
-    image = Image.new("RGB", (120, 40), RED)
-    image.paste(GREEN, (40, 0, 80, 40))
-    image = image.transpose(T.ROTATE_90) if upright else image
     pixels = np.asarray(images.open_rgb(io.BytesIO(encoded(image, "PNG")), 60, whole=True))
     pixels = pixels.transpose(1, 0, 2) if upright else pixels
     assert pixels.shape == (60, 60, 3)
     assert not pixels[:20].any() and not pixels[40:].any()
     assert (pixels[22:38, :18] == RED).all() and (pixels[22:38, 22:38] == GREEN).all()
     assert (pixels[22:38, 42:] == RED).all()
-
-
-def test_a_thin_picture_keeps_a_line_in_the_whole_frame():
-    image = images.square(Image.new("RGB", (500, 1), RED), 16, True)
-    assert (np.asarray(image).reshape(-1, 3) == RED).all(1).sum() == 16
 
 
 @pytest.mark.parametrize("wanted", [[(64, True)], [(64, False), (32, False)], [(64, True), (64, False), (32, True)]])
@@ -267,57 +195,62 @@ def test_scaling_down_averages():
     assert np.abs(opened(board, "PNG", 8) - 127.5).max() < 10
 
 
-def test_small_and_thin_pictures_are_scaled_up():
+def test_small_and_thin_pictures_are_scaled_up_and_keep_a_line():
+    image = images.square(Image.new("RGB", (500, 1), RED), 16, True)
+    assert (np.asarray(image).reshape(-1, 3) == RED).all(1).sum() == 16
     assert opened(Image.new("RGB", (1, 1), RED), "PNG", 8).tolist() == np.full((8, 8, 3), RED).tolist()
     assert opened(Image.new("RGB", (500, 1), RED), "PNG", 8).shape == (8, 8, 3)
-
-
-def test_decode_is_open_rgb_as_an_array(tmp_path):
-    quarters().save(tmp_path / "a.png")
-    pixels = images.decode(tmp_path / "a.png", 16)
-    assert pixels.shape == (16, 16, 3)
-    assert pixels.dtype == np.uint8
-    assert corners(pixels) == [RED, GREEN, BLUE, WHITE]
 
 
 def test_decode_all_stacks_and_names_the_damaged_file(tmp_path):
     paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
     for path in paths:
         quarters().save(path)
-    assert images.decode_all(paths, 16).tolist() == [images.decode(path, 16).tolist() for path in paths]
+    decoded = images.decode_all(paths, 16)
+    assert decoded.shape == (2, 16, 16, 3) and decoded.dtype == np.uint8
+    assert corners(decoded[0].astype(int)) == [RED, GREEN, BLUE, WHITE]
+    assert decoded.tolist() == [images.decode(path, 16).tolist() for path in paths]
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(images.ImageError, match=r"b\.png: empty file"):
         images.decode_all(paths, 16)
 
 
-# --------------------------------------------------------------------------------------------- not pictures
-
 JPEG = encoded(smooth(64, 48), "JPEG")
 PNG = encoded(smooth(64, 48), "PNG")
 BAD_FILES = {
-    "cut_header.jpg": (JPEG[:30], "known format|[Tt]runcated|damaged"),
-    "cut.jpg": (JPEG[: len(JPEG) // 2], "truncated"),
-    "cut.png": (PNG[: len(PNG) // 2], "truncated"),
-    "nothing.jpg": (b"", "empty file"),
-    "text.jpg": (b"These are words, not a picture.\n" * 20, "not a picture"),
-    "page.png": (b"<!DOCTYPE html><title>404</title>", "not a picture"),
+    "cut_header.jpg": (JPEG[:30], "known format|[Tt]runcated|damaged", images.DAMAGED),
+    "cut.jpg": (JPEG[: len(JPEG) // 2], "truncated", images.DAMAGED),
+    "cut.png": (PNG[: len(PNG) // 2], "truncated", images.DAMAGED),
+    "nothing.jpg": (b"", "empty file", images.NOT_A_PICTURE),
+    "text.jpg": (b"These are words, not a picture.\n" * 20, "not a picture", images.NOT_A_PICTURE),
+    "page.png": (b"<!DOCTYPE html><title>404</title>", "not a picture", images.NOT_A_PICTURE),
+    "paper.pdf": (b"%PDF-1.7", "not a picture", images.NOT_A_PICTURE),
+    "a.jxl": (b"\xff\x0a" + bytes(99), "JPEG XL", images.NOT_SUPPORTED),
+    "b.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "JPEG XL", images.NOT_SUPPORTED),
+    "a.cr3": (b"\0\0\0\x18ftypcrx " + bytes(99), "RAW", images.NOT_SUPPORTED),
+    "a.cr2": (b"II*\0\x10\0\0\0CR\x02\0" + bytes(99), "RAW", images.NOT_SUPPORTED),
+    "a.psd": (b"8BPS\0\1" + bytes(99), "Photoshop", images.NOT_A_PICTURE),
+    "a.eps": (encoded(quarters(), "EPS"), "not a picture", images.NOT_A_PICTURE),  # a program, which is not run
+    "bomb.ppm": (b"P6 65535 65535 255\n" + bytes(99), "limit", images.TOO_LARGE),  # 4 gigapixels, which Pillow refuses
+    "a.mp4": (b"\0\0\0\x18ftypisom" + bytes(99), "video", images.NOT_A_PICTURE),
 }
 
 
 @pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files_have_a_plain_reason(tmp_path, name, size):
-    content, reason = BAD_FILES[name]
+def test_bad_files_have_a_plain_reason_and_a_kind(tmp_path, name, size):
+    content, reason, kind = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(images.ImageError, match=reason) as caught:
         images.open_rgb(tmp_path / name, size)
     assert name not in str(caught.value)  # whoever reports it puts the name there
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.kind == kind
 
 
 def test_missing_files_and_folders_have_a_plain_reason(tmp_path):
-    with pytest.raises(images.ImageError, match="No such file"):
+    with pytest.raises(images.ImageError, match="No such file") as caught:
         images.open_rgb(tmp_path / "missing.jpg")
+    assert caught.value.kind == images.UNREADABLE
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(images.ImageError, match=r"directory|Permission"):
         images.open_rgb(tmp_path / "folder.jpg")
@@ -330,53 +263,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 96 * 64)
     assert opened(quarters(), "PNG", 16).shape == (16, 16, 3)
 
-
-def test_a_decompression_bomb_is_refused():
-    """A header that claims 4 gigapixels, as Pillow itself refuses it."""
-    bomb = b"P6 65535 65535 255\n" + bytes(99)
-    with pytest.raises(images.ImageError, match="limit"):
-        images.open_rgb(io.BytesIO(bomb))
-
-
-def test_postscript_is_not_run():
-    with pytest.raises(images.ImageError, match="not a picture"):
-        opened(quarters(), "EPS")
-
-
-@pytest.mark.parametrize("start", [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"BM"])
-def test_random_bytes_raise_nothing_else(start):
-    rng = np.random.default_rng(5)
-    for _ in range(30):
-        with pytest.raises(images.ImageError):
-            images.open_rgb(io.BytesIO(start + rng.bytes(200)), 16)
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
-def test_mangled_pictures_raise_nothing_else(format):
-    rng = np.random.default_rng(6)
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    options = {"exif": exif} if format in ("JPEG", "PNG", "TIFF", "WEBP") else {}
-    whole = np.frombuffer(encoded(smooth(24, 16), format, **options), np.uint8)
-    refused = 0
-    for _ in range(80):
-        mangled = whole.copy()
-        spots = rng.integers(0, min(len(whole), 400), rng.integers(1, 8))
-        mangled[spots] = rng.integers(0, 256, len(spots))
-        try:
-            assert images.open_rgb(io.BytesIO(mangled.tobytes()), 16).size == (16, 16)
-        except images.ImageError as error:
-            refused += 1
-            assert str(error)
-    assert refused  # the damage was enough to matter
-
-
-def test_litter_of_operating_systems_is_known():
-    assert all(map(is_litter, (".DS_Store", "Thumbs.db", "desktop.ini", "._photo.jpg")))
-    assert not any(map(is_litter, ("photo.jpg", ".photo.jpg", "_photo.jpg", "thumbs.jpg")))
-
-
-# ----------------------------------------------------------------------------- numbers that are not 0 to 255
 
 RAMP = np.linspace(0, 1, 4096).reshape(64, 64)
 
@@ -401,7 +287,9 @@ def tiff(numbers, **tags):
 )
 def test_numbers_are_scaled_by_what_they_declare_or_use(numbers):
     grey = np.asarray(images.open_rgb(tiff(numbers)))[..., 0].astype(int)
-    assert np.abs(grey - RAMP * 255).max() < 2 and (grey[0, 0], grey[-1, -1]) == (0, 255)
+    bound = 0.51 if numbers.dtype == np.float32 and numbers.min() == 0 and numbers.max() in (1, 255) else 2
+    assert np.abs(grey - RAMP * 255).max() < bound and (np.diff(grey.ravel()) >= 0).all()
+    assert (grey[0, 0], grey[-1, -1]) == (0, 255)
 
 
 def test_one_bright_pixel_does_not_darken_the_rest():
@@ -420,25 +308,12 @@ def test_white_may_be_zero(bits):
 
 
 def test_dark_16_bit_colours_are_refused_not_shown_black():
-    def png(shift):
-        rows = b"".join(b"\0" + struct.pack(">3H", *[2**16 - 1 >> shift] * 3) * 8 for _ in range(8))
-        return wrapped(struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0), zlib.compress(rows))
-
-    assert (np.asarray(images.open_rgb(io.BytesIO(png(0)))) == 255).all()
+    bright, dark = (
+        png((8, 8), 16, 2, (b"\0" + struct.pack(">3H", *[2**16 - 1 >> shift] * 3) * 8) * 8) for shift in (0, 4)
+    )
+    assert (np.asarray(images.open_rgb(io.BytesIO(bright))) == 255).all()
     with pytest.raises(images.ImageError, match="16 bits a sample, of which at most 12 are used"):
-        images.open_rgb(io.BytesIO(png(4)))
-
-
-def chunk(kind, content, crc=None):
-    crc = zlib.crc32(kind + content) if crc is None else crc
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
-
-
-def wrapped(head, data, *others):
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(others) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-# ------------------------------------------------------------------------------------------ pages of a TIFF
+        images.open_rgb(io.BytesIO(dark))
 
 
 @pytest.mark.parametrize(("marked", "shown"), [([1, 0], "red"), ([0, 0], "red"), ([0, 1], "blue"), ([1, 1], None)])
@@ -457,15 +332,10 @@ def test_the_largest_page_that_is_no_thumbnail_counts(marked, shown):
     assert images.picture_size(file) == ((32, 32) if shown == "red" else (8, 8))
 
 
-# --------------------------------------------------------------------------------------------- odd metadata
-
-
 def test_damaged_metadata_of_a_png_does_not_cost_the_picture():
-    head = struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0)
-    data = zlib.compress(b"\0\x07\x07" * 2)
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1)))
     for odd in (text, chunk(b"tEXt", b"a\0b", crc=0), chunk(b"eXIf", b"\0\x08\0\x02"), chunk(b"iCCP", b"a\0\x09")):
-        assert (np.asarray(images.open_rgb(io.BytesIO(wrapped(head, data, odd)))) == 7).all()
+        assert (np.asarray(images.open_rgb(io.BytesIO(png((2, 2), 8, 0, b"\0\x07\x07" * 2, odd)))) == 7).all()
 
 
 def test_orientation_is_applied_beside_tags_that_cannot_be_written_again():
@@ -484,22 +354,6 @@ def test_thin_jpegs(size):
         assert images.open_rgb(io.BytesIO(encoded(Image.new("RGB", size), "JPEG")), **wanted).width
 
 
-@pytest.mark.parametrize(
-    ("beginning", "what"),
-    [
-        (b"\xff\x0a", "JPEG XL"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-        (b"\0\0\0\x18ftypcrx ", "RAW"),
-        (b"II*\0\x10\0\0\0CR\x02\0", "RAW"),
-        (b"8BPS\0\1", "Photoshop"),
-        (b"\0\0\0\x18ftypisom", "video"),
-    ],
-)
-def test_what_is_not_read_is_named(beginning, what):
-    with pytest.raises(images.ImageError, match=what):
-        images.open_rgb(io.BytesIO(beginning + bytes(99)))
-
-
 @pytest.mark.parametrize("format", ["BLP", "DDS", "ICO", "TGA", "PCX", "SGI", "IM"])
 def test_formats_of_no_photo_are_not_decoded(format):
     with pytest.raises(images.ImageError):
@@ -513,9 +367,6 @@ def test_what_libtiff_says_is_the_reason_and_not_printed(capfd):
     with pytest.raises(images.ImageError, match=r"damaged picture \(.*[Dd]ecod|decoder error"):
         images.open_rgb(io.BytesIO(content))
     assert capfd.readouterr().err == ""
-
-
-# ------------------------------------------------------------------------------------------ memory and errors
 
 
 def test_large_jpegs_count_by_what_is_decoded(monkeypatch):
@@ -548,10 +399,7 @@ def test_a_kept_error_keeps_no_pixels(monkeypatch):
 @pytest.mark.parametrize("kind", [AttributeError, TypeError, ZeroDivisionError])
 @pytest.mark.parametrize("place", ["_to_rgb", "square"])
 def test_a_bug_is_not_a_damaged_picture(monkeypatch, kind, place):
-    def broken(*_, **__):
-        raise kind("a bug")
-
-    monkeypatch.setattr(images, place, broken)
+    monkeypatch.setattr(images, place, raising(kind("a bug")))
     with pytest.raises(kind, match="a bug"):
         opened(quarters(), "PNG", 16)
 

@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import helpers
 import nbformat
 import pytest
 import tiny_model
@@ -139,18 +138,10 @@ def test_the_command(guarded, tmp_path):
 
 
 def test_the_service(guarded):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    photo = (notebooks.ROOT / "samples" / "grace_hopper.jpg").read_bytes()
-    with guarded.start("-m", "faces.serve", "--port", address.rpartition(":")[2]) as server:
-        while server.poll() is None:
-            try:
-                urlopen(f"{address}/health").close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        with urlopen(Request(f"{address}/predict", photo, {"Content-Type": "image/jpeg"})) as answer:
+    port, photo = helpers.free_port(), (notebooks.ROOT / "samples" / "grace_hopper.jpg").read_bytes()
+    with guarded.start("-m", "faces.serve", "--port", str(port)) as server:
+        helpers.answering(server, port)
+        with urlopen(Request(f"http://127.0.0.1:{port}/predict", photo, {"Content-Type": "image/jpeg"})) as answer:
             assert b"gender" in answer.read()
         server.terminate()
     guarded.check()
@@ -179,15 +170,11 @@ def test_many_machines(guarded, tmp_path):
     pytest.importorskip("ray")
     tiny_model.write(tmp_path / "tiny")
     wanted = ["--tasks", f"colour={tmp_path / 'tiny'}", "--workers", "1"]
-    # Ray gives up when its own processes take more than 15 s to start, as they may where much else runs.
-    for last in (False, False, True):
-        try:
-            guarded.run("-m", "faces.scale", "samples", tmp_path / "answers", *wanted)
-            break
-        except AssertionError as error:
-            if "timed out during startup" not in str(error):
-                raise
-            if last:
-                pytest.skip("Ray's own processes did not start in time, three times")
+    try:
+        guarded.run("-m", "faces.scale", "samples", tmp_path / "answers", *wanted)
+    except AssertionError as error:
+        if "did not start in time" not in str(error):
+            raise
+        pytest.skip("Ray did not start in time, three times: this machine is too busy")
     assert list((tmp_path / "answers").glob("*.parquet"))
     guarded.check()

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import helpers
 import pandas as pd
 import pytest
 
@@ -15,14 +16,9 @@ from faces import outputs
 
 SCHEMA = json.loads(Path(outputs.__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 CROP = {"faces": [{"gender": "male", "gender_probability": 0.98, "age": 34.2, "age_interval": [27, 42]}]}
-PLACED = {
-    "gender": "female",
-    "gender_probability": 0.7,
-    "age": 8.0,
-    "age_interval": [2, 13],
-    "box": [1.0, 2, 3, 4],
-    "score": 0.9,
-}
+PLACED = {"gender": "female", "gender_probability": 0.7, "age": 8.0, "age_interval": [2, 13]}
+PLACED |= {"box": [1.0, 2, 3, 4], "score": 0.9}
+BOTH = [{"gender": sex, "box": [1.0, 2, 3, 4], "score": 0.9} for sex in ("male", "female")]
 GROUP = {"faces": [{**PLACED, "gender": "male"}, PLACED]}
 NONE = {"faces": []}
 
@@ -37,11 +33,7 @@ NONE = {"faces": []}
         (CROP, {"tasks": ["gender"], "boxes": True}, [{"gender": "male", "box": None, "score": None}]),
         (NONE, {"tasks": ["gender"]}, "no_face"),
         (NONE, {"tasks": ["gender"], "boxes": True}, []),
-        (
-            GROUP,
-            {"tasks": ["gender"]},
-            [{"gender": sex, "box": [1.0, 2, 3, 4], "score": 0.9} for sex in ("male", "female")],
-        ),
+        (GROUP, {"tasks": ["gender"]}, BOTH),
     ],
 )
 def test_a_picture_in_the_json_form(record, asked, said):
@@ -150,14 +142,11 @@ def test_two_runs_cannot_have_one_journal(tmp_path):
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "VERSION", 1)
-    outputs.Journal(tmp_path / "j", {}).close()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "VERSION", 1)
+        outputs.Journal(tmp_path / "first", {}).close()
     with pytest.raises(outputs.JournalError, match="is of another version"):
-        outputs.Journal(tmp_path / "j", {}, resume=True)
-
-
-def test_a_journal_as_earlier_versions_wrote_it_is_refused(tmp_path):
+        outputs.Journal(tmp_path / "first", {}, resume=True)
     store = sqlite3.connect(tmp_path / "j", isolation_level=None)
     store.execute("PRAGMA journal_mode=WAL")
     store.execute("CREATE TABLE about (settings TEXT)")
@@ -179,9 +168,7 @@ def test_a_journal_has_a_log_so_that_a_batch_does_not_wait_for_the_disk(tmp_path
 
 
 def test_a_journal_where_there_are_no_file_locks(tmp_path, monkeypatch):
-    def unsupported(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
+    unsupported = helpers.raising(OSError(errno.ENOLCK, "No locks available"))
     monkeypatch.setattr("msvcrt.locking" if sys.platform == "win32" else "fcntl.flock", unsupported)
     journal = outputs.Journal(tmp_path / "j", {})
     journal.add([("a", CROP)])

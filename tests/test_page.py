@@ -4,13 +4,10 @@ Needs what the fixture `browser` needs; without it these tests are skipped.
 """
 
 import base64
-import socket
 import subprocess
 import sys
-import time
-from urllib.error import URLError
-from urllib.request import urlopen
 
+import helpers
 import pytest
 import tiny_model
 from PIL import Image
@@ -42,18 +39,10 @@ def address(tmp_path_factory):
         "glasses": tiny_model.write(folder / "glasses", classes=["no_glasses", "glasses"]),
         "age": tiny_model.write(folder / "age", age=True),
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    wanted = ",".join(f"{task}={where}" for task, where in models.items())
+    port, wanted = helpers.free_port(), ",".join(f"{task}={where}" for task, where in models.items())
     command = [sys.executable, "-m", "faces.serve", "--port", str(port), "--tasks", wanted]
     with subprocess.Popen(command, cwd=predict.ROOT) as server:
-        for _ in range(600):  # a minute
-            try:
-                urlopen(f"http://127.0.0.1:{port}/health").close()
-                break
-            except URLError:
-                time.sleep(0.1)
+        helpers.answering(server, port)
         yield f"http://127.0.0.1:{port}/"
         server.terminate()
 
@@ -150,10 +139,8 @@ def test_the_pages_ask_this_service_alone_and_complain_of_nothing(page, address)
     page.get(address + "docs")
     WebDriverWait(page, 10).until(lambda _: len(page.find_elements(By.TAG_NAME, "section")) == 5)
     titles = [title.text for title in page.find_elements(By.TAG_NAME, "h2")]
-    assert (
-        titles[:2] == ["POST /v1/predict", "POST /predict"]
-        and "1 to 16 files" in page.find_element(By.TAG_NAME, "body").text
-    )
+    assert titles[:2] == ["POST /v1/predict", "POST /predict"]
+    assert "1 to 16 files" in page.find_element(By.TAG_NAME, "body").text
     asked += page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert asked and all(name.startswith((address, "blob:", "data:")) for name in asked)
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]

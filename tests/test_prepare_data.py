@@ -43,24 +43,17 @@ def prepare(downloads, name, folder, *options):
     return prepare_data.main([name, str(downloads / folder), str(downloads / "data" / name), *options])
 
 
+MTFL = "train/glasses/lfw_5590__Ada_Love_0001.jpg", "test/no_glasses/AFLW__0001-image20056.jpg"
+SIMPSONS = "color6/bart_simpson/pic_0000.jpg", "gray14/sideshow_bob/pic_0000.jpg"
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "expected"),
     [
         ("utkface", "UTKFace", {"26_1_2_20170116184024662.jpg.chip.jpg": (128, 128)}),
         ("fairface", "fairface", {"train/2.webp": (112, 112), "val/1.webp": (112, 112)}),
-        (
-            "mtfl",
-            "MTFL",
-            {
-                "train/glasses/lfw_5590__Ada_Love_0001.jpg": (96, 96),
-                "test/no_glasses/AFLW__0001-image20056.jpg": (96, 96),
-            },
-        ),
-        (
-            "simpsons",
-            "simpsons",
-            {"color6/bart_simpson/pic_0000.jpg": (80, 104), "gray14/sideshow_bob/pic_0000.jpg": (64, 64)},
-        ),
+        ("mtfl", "MTFL", dict.fromkeys(MTFL, (96, 96))),
+        ("simpsons", "simpsons", dict(zip(SIMPSONS, [(80, 104), (64, 64)], strict=True))),
     ],
 )
 def test_an_official_download_becomes_the_folder_of_the_published_runs(downloads, name, folder, expected):
@@ -78,7 +71,7 @@ def test_an_official_download_becomes_the_folder_of_the_published_runs(downloads
         assert manifest["gender"].notna().all()
     if name == "mtfl":
         by_name = manifest.set_index("name")
-        assert by_name.loc["train/glasses/lfw_5590__Ada_Love_0001.jpg", "glasses"] == "glasses"
+        assert by_name.loc[MTFL[0], "glasses"] == "glasses"
         assert set(manifest["pose"]) == {"frontal", "right_profile"}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from PIL import Image
+from tiny_model import picture
 
 import faces
 from faces import trust
@@ -51,7 +52,7 @@ def results(tool, tmp_path_factory, monkeypatch):
     return Path.cwd() / "process_results.json"
 
 
-def process(tool, *arguments, prelude=None, stdout=subprocess.PIPE, **environment):
+def process(tool, *arguments, prelude=None, stdout=subprocess.PIPE, text=True, **environment):
     """Run process.py on crops, after the line of Python ``prelude`` if there is one."""
     command = [sys.executable, tool / "process.py", *arguments]
     command += [] if "--faces" in arguments else ["--faces", "crop"]
@@ -61,29 +62,15 @@ def process(tool, *arguments, prelude=None, stdout=subprocess.PIPE, **environmen
             f"{prelude}; import runpy, sys; tool = {str(tool)!r}; sys.path.insert(0, tool);"
             " runpy.run_path(tool + '/process.py', run_name='__main__')",
         ]
-    done = subprocess.run(
-        command,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        timeout=TIMEOUT,
-        env={**os.environ, **environment},
-    )
-    assert "Traceback" not in done.stderr, done.stderr
+    how = {"encoding": "utf-8", "errors": "replace"} if text else {}
+    how |= {"stdout": stdout, "stderr": subprocess.PIPE, "timeout": TIMEOUT, "env": {**os.environ, **environment}}
+    done = subprocess.run(command, **how)
+    assert "Traceback" not in str(done.stderr), done.stderr
     return done
-
-
-def picture(path, colour, size=(40, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path, "JPEG")
 
 
 def errors_beside(output):
     return output.with_name("process_errors.json")
-
-
-# ------------------------------------------------------------------------------------------------- the answers
 
 
 def test_the_plain_command(tool, results, tmp_path):
@@ -102,51 +89,6 @@ def test_the_plain_command(tool, results, tmp_path):
     assert list(json.loads(text).items()) == [(n, "blue" if n == "img_2.jpg" else "red") for n in sorted(names)]
     assert '  "img_1.jpg": "red",\n' in text and '"Jürgen & Zoë.jpg"' in text and '"😀.jpg"' in text
     assert not errors_beside(results).exists()
-
-
-def test_several_tasks(tool, results, tmp_path):
-    picture(tmp_path / "img_1.jpg", "red")
-    picture(tmp_path / "img_2.jpg", "blue")
-    done = process(tool, tmp_path, "--tasks", "gender,age")
-    assert (done.returncode, done.stderr) == (0, "")
-    models = " and ".join(dict.fromkeys([TASKS["gender"], TASKS["age"]]))
-    assert done.stdout == f"2 photos labelled by {models} -> {results.name}\n"
-    assert json.loads(results.read_text()) == {
-        "img_1.jpg": {"gender": "red", "age": 25.4, "age_interval": [19, 31]},
-        "img_2.jpg": {"gender": "blue", "age": 0.0, "age_interval": [0, 6]},
-    }
-
-
-def test_every_option_at_once(tool, tmp_path):
-    for name, colour in {"a/b.jpg": "red", "a.jpg": "blue", "a-b.jpg": "red", "a/c/d.jpg": "blue"}.items():
-        picture(tmp_path / "photos" / name, colour)
-    if os.name != "nt":
-        (tmp_path / "photos" / "a" / "up").symlink_to(tmp_path / "photos")
-        (tmp_path / "photos" / "z.jpg").symlink_to(tmp_path / "photos" / "a.jpg")
-    output, model = tmp_path / "labels.json", tiny_model.write(tmp_path / "mine")
-    done = process(
-        tool,
-        tmp_path / "photos",
-        "--recursive",
-        "--confidence",
-        "--batch-size=3",
-        f"--output={output}",
-        "--model",
-        model,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    answers = json.loads(output.read_text("utf-8"))
-    assert list(answers)[:4] == ["a-b.jpg", "a.jpg", "a/b.jpg", "a/c/d.jpg"]
-    assert list(answers)[4:] == ([] if os.name == "nt" else ["z.jpg"])
-    assert [answer["label"] for answer in answers.values()][:4] == ["red", "blue", "red", "blue"]
-    assert answers["a.jpg"].keys() == {"label", "probability"} and 0.99 < answers["a.jpg"]["probability"] <= 1
-    assert not (tool / "process_results.json").exists()
-
-
-def test_an_empty_folder(tool, results, tmp_path):
-    done = process(tool, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(results.read_text()) == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")
@@ -194,12 +136,20 @@ def test_what_is_no_picture_is_skipped_and_counted(tool, results, tmp_path):
     assert process(tool, tmp_path).returncode == 1
 
 
-def test_copies_need_the_runtime_alone(tool, results, tmp_path):
+RESEARCH = ["torch", "torchvision", "pandas", "sklearn", "matplotlib", "scipy", "seaborn", "onnx", "papermill"]
+NO_NETWORK = (
+    "import socket; refuse = lambda *_, **__: (_ for _ in ()).throw(RuntimeError('network'));"
+    " socket.socket.__init__ = socket.create_connection = socket.getaddrinfo = refuse"
+)
+
+
+def test_neither_research_nor_network_is_needed_for_answers_and_copies(tool, results, tmp_path):
     picture(tmp_path / "photos" / "below" / "a.jpg", "red")
     picture(tmp_path / "photos" / "b.jpg", "blue")
     wanted = [f"--{name}={tmp_path / name}" for name in ("sort", "crops", "annotate")]
     photos = [tmp_path / "photos" / "below", tmp_path / "photos" / "b.jpg"]
-    done = process(tool, *photos, *wanted, "-qo", "-", prelude=NO_NETWORK)
+    prelude = f"import sys; sys.modules.update(dict.fromkeys({RESEARCH})); {NO_NETWORK}"
+    done = process(tool, *photos, *wanted, "-qo", "-", prelude=prelude)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {str(photos[0] / "a.jpg"): "red", str(photos[1]): "blue"}
     made = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
@@ -261,9 +211,6 @@ def test_a_terminal_that_cannot_show_the_name(tool, tmp_path):
     assert "\\u65e5\\u672c.json" in done.stdout and output.exists()
 
 
-# ---------------------------------------------------------------------------------------------- the unreadable
-
-
 @pytest.fixture
 def troubled(tmp_path):
     """A folder with two good photos, and its bad files with the beginnings of the reasons."""
@@ -318,32 +265,6 @@ def test_what_may_not_be_read(tool, results, tmp_path):
     assert reasons == {"private.jpg": "Permission denied", "private/": "Permission denied"}
 
 
-# ------------------------------------------------------------------------------------------------- refusals
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--model", "cow"], "process.py: no model 'cow': name a folder that holds a model.onnx, or one of "),
-        (["--model", "GARBAGE"], "process.py: GARBAGE/model.onnx cannot be loaded: "),
-        (["--batch-size", "x"], "process.py: error: argument --batch-size: 'x' is not a whole number above 0"),
-    ],
-)
-def test_refusals(tool, results, tmp_path, arguments, complaint):
-    picture(tmp_path / "photos" / "a.jpg", "red")
-    (tmp_path / "garbage").mkdir()
-    (tmp_path / "garbage" / "model.onnx").write_bytes(b"\x08\x07garbage" * 50)
-    trust.vouch(tmp_path / "garbage")
-    garbage = str(tmp_path / "garbage")
-    results.write_text("old")
-    done = process(tool, tmp_path / "photos", *(garbage if part == "GARBAGE" else part for part in arguments))
-    assert (done.returncode, done.stdout) == (2, "")
-    lines = done.stderr.replace(garbage, "GARBAGE").replace("\\", "/").splitlines()
-    assert lines[-1].startswith(complaint)
-    assert lines[:-1] == [] or lines[0].startswith("usage: process.py")
-    assert results.read_text() == "old"
-
-
 def test_help(tool):
     done = process(tool, "--help", COLUMNS="120")
     assert (done.returncode, done.stderr) == (0, "")
@@ -352,8 +273,6 @@ def test_help(tool):
     done = process(tool, "--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"faces {faces.__version__}\n", "")
 
-
-# ------------------------------------------------------------------------------------------------ interruption
 
 SLOWLY = """
 import signal, sys, time
@@ -375,7 +294,7 @@ def test_ctrl_c_leaves_the_old_results_and_what_to_go_on_from(tool, tmp_path):
     for number in range(400):
         picture(tmp_path / "photos" / f"{number}.jpg", "red")
     output = tmp_path / "labels.json"
-    output.write_text("old")
+    output.write_text("old"), errors_beside(output).write_text("old too")
     command = [sys.executable, "-c", SLOWLY, tmp_path / "photos", "--output", output, "--faces", "crop"]
     with subprocess.Popen(
         command, cwd=tool, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -383,57 +302,25 @@ def test_ctrl_c_leaves_the_old_results_and_what_to_go_on_from(tool, tmp_path):
         child.stdout.readline()
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=TIMEOUT)
-    assert (child.returncode, err) == (
-        130,
-        "process.py: interrupted; the same command with --resume goes on from here\n",
-    )
-    assert output.read_text() == "old"
-    assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {".labels.json.journal", "labels.json", "photos"}
+    assert child.returncode == 130
+    assert err == "process.py: interrupted; the same command with --resume goes on from here\n"
+    assert (output.read_text(), errors_beside(output).read_text()) == ("old", "old too")
+    kept = {"labels.json", "photos", "process_errors.json"}
+    assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {".labels.json.journal", *kept}
     done = process(tool, tmp_path / "photos", "--output", output, "--resume", "--faces", "crop")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(output.read_text()) == {f"{number}.jpg": "red" for number in range(400)}
-
-
-# ---------------------------------------------------------------------------------------------- what it needs
-
-RESEARCH = ["torch", "torchvision", "pandas", "sklearn", "matplotlib", "scipy", "seaborn", "onnx", "papermill"]
-NO_NETWORK = (
-    "import socket; refuse = lambda *_, **__: (_ for _ in ()).throw(RuntimeError('network'));"
-    " socket.socket.__init__ = socket.create_connection = socket.getaddrinfo = refuse"
-)
-
-
-def test_neither_research_nor_network_is_needed(tool, results, tmp_path):
-    picture(tmp_path / "a.jpg", "red")
-    prelude = f"import sys; sys.modules.update(dict.fromkeys({RESEARCH})); {NO_NETWORK}"
-    done = process(tool, tmp_path, prelude=prelude)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(results.read_text()) == {"a.jpg": "red"}
-
-
-# --------------------------------------------------------------------------------------------------- --list
-
-
-def listed(tool, folder, *arguments):
-    """What `--list` prints, as bytes, and its exit status."""
-    done = subprocess.run(
-        [sys.executable, tool / "process.py", folder, "--faces", "crop", *arguments],
-        capture_output=True,
-        timeout=TIMEOUT,
-    )
-    assert b"Traceback" not in done.stderr, done.stderr
-    return done.stdout, done.returncode
+    assert {path.name for path in tmp_path.iterdir()} == {"labels.json", "photos", "process_run.json"}
 
 
 def test_list_prints_the_paths_with_that_label_and_nothing_else(tool, results, tmp_path):
     colours = {"a b.jpg": "red", "below/c.jpg": "red", "d.jpg": "blue", "-e.jpg": "red"}
     for name, colour in colours.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
         picture(tmp_path / name, colour)
-    found, status = listed(tool, tmp_path, "--list", "red")
-    assert status == 0 and found == f"{tmp_path}/-e.jpg\n{tmp_path}/a b.jpg\n".encode()
-    found, _ = listed(tool, tmp_path, "--list", "red", "--recursive", "--null")
-    assert sorted(found.split(b"\0")) == sorted(
+    done = process(tool, tmp_path, "--list", "red", text=False)
+    assert done.returncode == 0 and done.stdout == f"{tmp_path}/-e.jpg\n{tmp_path}/a b.jpg\n".encode()
+    done = process(tool, tmp_path, "--list", "red", "--recursive", "--null", text=False)
+    assert sorted(done.stdout.split(b"\0")) == sorted(
         [b"", *(os.fsencode(tmp_path / name) for name, colour in colours.items() if colour == "red")]
     )
     assert not results.exists()
@@ -445,24 +332,9 @@ def test_list_prints_names_as_they_are_on_the_disk(tool, results, tmp_path):
     odd = os.fsencode(tmp_path) + b"/\xff\n.jpg"
     shutil.copy(tmp_path / "a.jpg", odd)
     (tmp_path / "broken.jpg").write_bytes(b"")
-    found, status = listed(tool, tmp_path, "--list", "red", "--null")
-    assert status == 1  # for the broken one
-    assert found.split(b"\0") == [os.fsencode(tmp_path / "a.jpg"), odd, b""]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--list", "hats"], "no model tells 'hats'; there are blue, red"),
-        (["--list", "hats", "--tasks", "age"], "no model tells 'hats'; there are no labels"),
-        (["--list", "red", "--confidence"], "--list writes no file and prints paths alone"),
-        (["--null"], "--null is for --list"),
-    ],
-)
-def test_list_refuses_what_it_cannot_do(tool, results, tmp_path, arguments, message):
-    done = process(tool, tmp_path, *arguments)
-    assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
-    assert not results.exists()
+    done = process(tool, tmp_path, "--list", "red", "--null", text=False)
+    assert done.returncode == 1  # for the broken one
+    assert done.stdout.split(b"\0") == [os.fsencode(tmp_path / "a.jpg"), odd, b""]
 
 
 @posix
@@ -496,51 +368,42 @@ PEAK = (
 )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def peak(tool, results, photo, count, *arguments):
+    """The most memory that a folder of so many links to a photo takes, in bytes."""
+    folder = photo.parent / f"{count} of {photo.stem}"
+    folder.mkdir()
+    for number in range(count):
+        os.link(photo, folder / f"{number}{photo.suffix}")
+    done = process(tool, folder, *arguments, prelude=PEAK)
+    assert len(json.loads(results.read_text())) == count
+    return int(done.stdout.split()[-1]) * 1024
+
+
+from_proc = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+
+
+@from_proc
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_folder(tool, results, tmp_path):
     picture(tmp_path / "one.jpg", "red", (600, 600))
-
-    def peak(count):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        for number in range(count):
-            os.link(tmp_path / "one.jpg", folder / f"{number}.jpg")
-        done = process(tool, folder, prelude=PEAK)
-        assert len(json.loads(results.read_text())) == count
-        return int(done.stdout.split()[-1]) / 1024
-
-    assert peak(3000) - peak(300) < 25  # MB
+    many, few = (peak(tool, results, tmp_path / "one.jpg", count) for count in (3000, 300))
+    assert many - few < 25 * 1024**2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@from_proc
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mode", "bytes_a_pixel"),
-    [
-        ("png", "RGBA", 12),
-        ("png", "RGB", 6),
-        ("bmp", "RGB", 6),
-        ("webp", "RGB", 14.5),
-        ("tif", "RGB", 10),
-        ("jpg", "RGB", 8),
-    ],
+    [("png", "RGBA", 12), ("png", "RGB", 6), ("bmp", "RGB", 6)]
+    + [("webp", "RGB", 14.5), ("tif", "RGB", 10), ("jpg", "RGB", 8)],
 )
 def test_of_large_pictures_only_one_is_in_memory(tool, results, tmp_path, kind, mode, bytes_a_pixel):
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("another C library than glibc")
-
-    def peak(size):
-        folder = tmp_path / str(size)
-        folder.mkdir()
-        colour = (255, 0, 0, 255)[: len(mode)]
-        how = {"tif": {"compression": "tiff_lzw", "strip_size": 2**30}, "jpg": {"progressive": True, "subsampling": 0}}
-        how = how.get(kind, {"compress_level": 1, "method": 0})
-        Image.new(mode, (size, size), colour).save(folder / f"0.{kind}", **how)
-        for number in range(1, 6):
-            os.link(folder / f"0.{kind}", folder / f"{number}.{kind}")
-        done = process(tool, folder, "--batch-size=1", prelude=PEAK)  # so that several threads decode
-        assert len(json.loads(results.read_text())) == 6
-        return int(done.stdout.split()[-1]) * 1024
-
-    assert peak(4500) - peak(40) < bytes_a_pixel * 4500**2
+    how = {"tif": {"compression": "tiff_lzw", "strip_size": 2**30}, "jpg": {"progressive": True, "subsampling": 0}}
+    how = how.get(kind, {"compress_level": 1, "method": 0})
+    for size in (4500, 40):
+        Image.new(mode, (size, size), (255, 0, 0, 255)[: len(mode)]).save(tmp_path / f"{size}.{kind}", **how)
+    alone = "--batch-size=1"  # so that several threads decode
+    large, small = (peak(tool, results, tmp_path / f"{size}.{kind}", 6, alone) for size in (4500, 40))
+    assert large - small < bytes_a_pixel * 4500**2

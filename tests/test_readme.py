@@ -16,7 +16,9 @@ README = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
 SAMPLES = notebooks.ROOT / "samples"
 
 
-def test_links_and_pictures_exist():
+def test_the_landing_page_is_short_and_leads_to_what_exists_and_to_every_notebook():
+    assert len(README.splitlines()) <= 130
+    assert all(f"notebooks/{path.name}" in README for path in notebooks.find())
     targets = re.findall(r'\]\(([^)#:]+)\)|(?:href|src)="([^"#:]+)"', README)
     assert len(targets) > 20
     for target in (one or other for one, other in targets):
@@ -26,15 +28,6 @@ def test_links_and_pictures_exist():
 def test_committed_results_stay_small():
     """As CONTRIBUTING.md says; each version of them stays in a clone."""
     assert sum(path.stat().st_size for path in (notebooks.ROOT / "artifacts" / "results").rglob("*")) < 20e6
-
-
-def test_every_notebook_is_one_click_away():
-    for path in notebooks.find():
-        assert f"notebooks/{path.name}" in README
-
-
-def test_it_stays_a_landing_page():
-    assert len(README.splitlines()) <= 130
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import helpers
 import numpy as np
 import pytest
 import tiny_model
@@ -89,12 +90,6 @@ def check(found, count, wanted):
         assert (found[name]["colour"], found[name]["error"]) == (face["colour"], None)
         assert found[name]["age"] == pytest.approx(face["age"], abs=0.11)
         assert [found[name]["age_low"], found[name]["age_high"]] == face["age_interval"]
-
-
-def test_many_say_what_one_says(cluster, photos, models, tmp_path):
-    done = scale.run(str(photos), str(tmp_path / "out"), tasks=models, faces="crop", workers=2)
-    assert done["files"] == 401 and done["workers"] == 2
-    check(*rows(tmp_path / "out"), expected(photos, models, tmp_path))
 
 
 def test_from_one_s3_address_to_another(cluster, store, photos, models, tmp_path, capsys):
@@ -184,16 +179,13 @@ def test_names_may_come_from_a_list(cluster, photos, models, tmp_path, monkeypat
         parquet.write_table(pyarrow.table({"file": names, "other": names}), listed / "part.parquet")
     done = scale.run(str(photos), str(tmp_path / "out"), tasks=models, names=str(listed), faces="crop", workers=2)
     found, count = rows(tmp_path / "out")
-    assert done["files"] == count == len(names) and set(found) == set(names)
+    assert done["files"] == count == len(names) and set(found) == set(names) and done["workers"] == 2
     assert found["gone.jpg"]["error"] == "No such file or directory" and found["0/28.jpg"]["colour"] == "blue"
     assert len(list((tmp_path / "out").glob("*.parquet"))) > 1
 
 
 def test_all_is_checked_before_ray_is_started(photos, models, tmp_path, monkeypatch, capsys):
-    def refuse(*_):
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(scale, "start", refuse)
+    monkeypatch.setattr(scale, "start", helpers.raising(AssertionError("Ray was started")))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     parquet.write_table(pyarrow.table({"path": ["a.jpg"]}), tmp_path / "other.parquet")
@@ -211,22 +203,7 @@ def test_all_is_checked_before_ray_is_started(photos, models, tmp_path, monkeypa
     assert "has no column file; it has path" in refused(photos, new, "--names", tmp_path / "other.parquet")
     assert "none.parquet is no Parquet file" in refused(photos, new, "--names", tmp_path / "none.parquet")
     assert "wxyz://photos cannot be opened" in refused("wxyz://photos", new)
-
-    def missing(address):
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr(scale.fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(scale.fsspec.core, "url_to_fs", helpers.raising(ImportError("Install s3fs to access S3")))
     assert "pip install 'faces[s3]'" in refused("s3://bucket/photos", "s3://bucket/answers")
     assert scale.main([str(photos), new, "--model", "cow"]) == 2
     assert "no model 'cow'" in capsys.readouterr().err
-
-
-def test_what_cannot_be_done_is_refused(cluster, photos, models, tmp_path, capsys):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(predict.UsageError, match="holds something already"):
-        scale.run(str(photos), str(tmp_path / "full"), tasks=models)
-    with pytest.raises(predict.UsageError, match="is no folder"):
-        scale.run(str(tmp_path / "none"), str(tmp_path / "out"), tasks=models)
-    with pytest.raises(predict.UsageError, match="no model 'cow'"):
-        scale.run(str(photos), str(tmp_path / "out"), tasks={"moo": "cow"})

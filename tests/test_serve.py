@@ -1,7 +1,6 @@
 """The service as its users meet it: over HTTP, one by one and all at once."""
 
 import asyncio
-import io
 import os
 import socket
 import struct
@@ -9,9 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import helpers
 import pytest
 import tiny_model
 from PIL import Image, ImageFile
@@ -25,9 +24,7 @@ from faces import images, pipeline, predict, serve  # noqa: E402
 
 
 def photo(colour="red", size=(40, 30), kind="JPEG"):
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, kind)
-    return file.getvalue()
+    return helpers.encoded(Image.new("RGB", size, colour), kind)
 
 
 RED, BLUE = photo("red"), photo("blue")
@@ -59,21 +56,8 @@ def form(content, name="image", file="photo.jpg"):
     return {"files": {name: (file, content, "image/jpeg")}}
 
 
-# ------------------------------------------------------------------------------------------------- the answers
-
-
-def test_glass_or_no_glass(client):
-    for content, answer in ((RED, "glass"), (BLUE, "no_glass")):
-        reply = client.post("/glass_no_glass/", **form(content))
-        assert (reply.status_code, reply.json()) == (200, {"answer": answer})
-
-
-def test_the_largest_face_of_a_scene_is_answered_for(detecting):
-    data = pytest.importorskip("skimage.data")
-    scene, file = Image.new("RGB", (1200, 800), "grey"), io.BytesIO()
-    scene.paste(Image.fromarray(data.astronaut()), (500, 200))
-    scene.save(file, "JPEG")
-    found = detecting.post("/predict", **form(file.getvalue())).json()
+def test_the_largest_face_of_a_scene_is_answered_for(detecting, scene):
+    found = detecting.post("/predict", **form(helpers.encoded(scene))).json()
     left, top, right, bottom = found["box"]
     assert (left + right) / 2 == pytest.approx(723, abs=15) and (top + bottom) / 2 == pytest.approx(316, abs=15)
     assert found["score"] > 0.9 and found["glasses"] in ("glasses", "no_glasses")
@@ -85,14 +69,12 @@ def several(*photos):
     return {"files": [("image", (name, content, "image/jpeg")) for name, content in photos]}
 
 
-def test_every_face_of_every_photo_is_answered_for(detecting):
-    data = pytest.importorskip("skimage.data")
-    scene, file = Image.new("RGB", (1200, 600), "grey"), io.BytesIO()
-    scene.paste(Image.fromarray(data.astronaut()), (0, 50))
-    scene.paste(Image.fromarray(data.astronaut()).resize((400, 400)), (700, 100))
-    scene.save(file, "JPEG")
+def test_every_face_of_every_photo_is_answered_for(detecting, scene):
+    two = Image.new("RGB", (1200, 600), "grey")
+    two.paste(scene.crop((500, 200, 1012, 712)), (0, 50))
+    two.paste(scene.crop((500, 200, 1012, 712)).resize((400, 400)), (700, 100))
     nobody = photo("grey", (600, 400))
-    sent = several(("two.jpg", file.getvalue()), ("nobody.jpg", nobody), ("letter.jpg", b"dear diary"))
+    sent = several(("two.jpg", helpers.encoded(two)), ("nobody.jpg", nobody), ("letter.jpg", b"dear diary"))
     reply = detecting.post("/v1/predict", **sent)
     two, none, letter = reply.json()["photos"]
     assert reply.status_code == 200 and [face["box"][0] > 600 for face in two["faces"]] == [False, True]
@@ -166,25 +148,10 @@ def test_without_a_glasses_model_that_path_is_not_there(tasks, tmp_path):
             assert client.post("/glass_no_glass/", **form(RED)).status_code == 404
 
 
-# ------------------------------------------------------------------------------------------------- the refusals
-
-
-def bomb(width=9_000, height=9_000):
-    """A PNG that announces far more pixels than its bytes hold."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    )
-
-
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(client, monkeypatch):
-    decoded = []
+    decoded, bomb = [], helpers.png((9_000, 9_000), 8, 2, bytes(1000))  # far more pixels than its bytes hold
     monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
-    reply = client.post("/predict", **form(bomb(), file="bomb.png"))
+    reply = client.post("/predict", **form(bomb, file="bomb.png"))
     assert reply.status_code == 422 and "9000x9000 pixels is over the limit" in reply.json()["detail"]
     assert not decoded
 
@@ -204,16 +171,12 @@ def test_what_is_no_picture_gets_422_with_the_reason(client, content, reason):
     assert reply.status_code == 422 and reason in reply.json()["detail"]
 
 
-def test_what_is_neither_form_nor_image_gets_415(client):
+def test_what_is_neither_form_nor_image_gets_415_and_a_broken_form_422(client):
     assert client.post("/predict", json={"image": "photo.jpg"}).status_code == 415
     assert client.post("/predict").status_code == 415
     assert client.post("/glass_no_glass/", content="x", headers={"content-type": "text/plain"}).status_code == 415
-
-
-def test_a_form_without_the_field_or_broken_gets_422(client):
     assert "field named `image`" in client.post("/predict", **form(RED, name="picture")).json()["detail"]
-    text = client.post("/predict", files={"image": (None, "text")})
-    assert text.status_code == 422
+    assert client.post("/predict", files={"image": (None, "text")}).status_code == 422
     for kind in ("multipart/form-data", "multipart/form-data; boundary=xyz"):
         broken = client.post("/predict", content=b"garbage", headers={"content-type": kind})
         assert broken.status_code == 422, kind
@@ -234,17 +197,12 @@ def test_too_large_gets_413_however_it_is_sent(client):
 def test_the_largest_that_is_taken_never_touches_the_disk(client, monkeypatch):
     import tempfile
 
-    def refuse(self):
-        raise AssertionError("an upload was written to disk")
-
+    refuse = helpers.raising(AssertionError("an upload was written to disk"))
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
     content = photo(size=(900, 900), kind="BMP") + b"\0" * 3_000_000
     assert 5_000_000 < len(content) < serve.MAX_BYTES
     reply = client.post("/predict", **form(content))
     assert reply.json()["glasses"] in ("glasses", "no_glasses")  # it was decoded
-
-
-# ----------------------------------------------------------------------------------------------- all at once
 
 
 class Fake:
@@ -318,34 +276,20 @@ def test_a_network_that_fails_fails_its_request_alone(tasks):
         assert client.post("/predict", **form(RED)).status_code == 200
 
 
-# ------------------------------------------------------------------------------------------- the command line
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Served:
     """The command ``faces serve`` in a process of its own, with quick limits."""
 
     LIMITS = "serve.HEADER_SECONDS = 3; serve.SHUTDOWN_SECONDS = 3; serve.Load.grace = 2; serve.Load.min_rate = 1000"
 
     def __init__(self, tasks):
-        self.port = free_port()
+        self.port = helpers.free_port()
         wanted = ",".join(f"{task}={model.folder}" for task, model in tasks.items())
         arguments = ["--port", str(self.port), "--tasks", wanted, "--faces", "crop"]
         code = f"import sys; from faces import serve; {self.LIMITS}; sys.exit(serve.main({arguments}))"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=predict.ROOT, env=os.environ
         )
-        while self.process.poll() is None:
-            try:
-                assert self.get("/health").status_code == 200
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
+        helpers.answering(self.process, self.port)
 
     def get(self, path):
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=60)
@@ -379,14 +323,10 @@ HEADERS = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nCon
 
 
 @pytest.mark.slow
-def test_the_command_answers_many_at_once(served):
+def test_many_are_answered_at_once_and_slow_uploads_hinder_nobody_and_are_ended(served):
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda _: served.post(), range(40)))
     assert {reply.json()["answer"] for reply in replies} == {"glass"}
-
-
-@pytest.mark.slow
-def test_slow_uploads_hinder_nobody_and_are_ended(served):
     slow = [served.connect(HEADERS + b"\r\n" + bytes(10)) for _ in range(31)]
     assert served.post().status_code == 200 and served.get("/health").json()["status"] == "ok"
     for connection in slow:
@@ -427,7 +367,7 @@ def test_many_hostile_posts_keep_to_the_budget(served):
     gif += struct.pack("<HH", 7000, 7000) + b"\0\x02\x02\x4c\x01\0;"
     before = peak()
     with ThreadPoolExecutor(16) as pool:
-        replies = list(pool.map(served.post, [gif, bomb(7000, 7000)] * 32))
+        replies = list(pool.map(served.post, [gif, helpers.png((7_000, 7_000), 8, 2, bytes(1000))] * 32))
     assert {reply.status_code for reply in replies} == {422}
     assert peak() - before < 600  # MB; 64 pictures of 49 million pixels would take 10,000
 

@@ -13,10 +13,10 @@ CLASSES, SIZE = ["blue", "red"], 16
 COLOURS = {"img_0.jpg": "red", "img_1.jpg": "blue", "img_2.jpg": "red", "img_3.jpg": "red", "img_4.jpg": "blue"}
 
 
-def picture(path, colour):
-    """Write a small picture of one colour."""
+def picture(path, colour, size=(40, 30)):
+    """Write a small picture of one colour; a JPEG where the name does not say which kind."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30), colour).save(path)
+    Image.new("RGB", size, colour).save(path, None if path.suffix else "JPEG")
 
 
 def metadata(*heads, size=SIZE, whole=False, subject="picture", **more):

@@ -62,10 +62,8 @@ def test_minors_pass_and_adults_are_asked():
     rates = evaluation.false_adults(frame).set_index(["limit", "ages"])["mean"]
     assert rates[18, "13–17"] == pytest.approx(2 / 3) and rates[25, "13–17"] == pytest.approx(1 / 3)
     assert rates[18, "18–24"] == 1 and rates[25, "25+"] == 0
-    assert set(evaluation.by_limit({"a": evaluation.false_adults(frame)})) == {
-        "Who looks 18 passes",
-        "Who looks 25 passes",
-    }
+    limits = {"Who looks 18 passes", "Who looks 25 passes"}
+    assert set(evaluation.by_limit({"a": evaluation.false_adults(frame)})) == limits
 
 
 def test_the_worst_bracket_is_weighed_by_photos():

@@ -13,7 +13,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
 TARGETS = {"age": np.arange(20, dtype=np.float32).reshape(10, 2)}
 
 
-def test_pixels_equal_decoding_one_by_one_also_from_several_shards(photos, tmp_path):
+def test_pixels_equal_decoding_one_by_one_and_are_decoded_once_also_from_several_shards(photos, tmp_path, monkeypatch):
     batches.decode(photos.iloc[40:60], 32, cache=tmp_path)
     pixels = batches.decode(photos, 32, cache=tmp_path)
     assert pixels.shape == (96, 32, 32, 3) and len(list(tmp_path.glob("*/*.npy"))) == 2
@@ -21,6 +21,9 @@ def test_pixels_equal_decoding_one_by_one_also_from_several_shards(photos, tmp_p
     assert pixels[rows].dtype == np.uint8
     for found, row in zip(pixels[rows], rows, strict=True):
         assert (images.decode(photos["path"][row], 32) == found).all()
+    monkeypatch.setattr(batches, "_decode_shard", lambda *_: pytest.fail("decoded again"))
+    again = batches.decode(photos.iloc[[3, 1, 3]].drop(columns="path").assign(path="moved.png"), 32, cache=tmp_path)
+    assert (again[np.arange(3)] == pixels[np.array([3, 1, 3])]).all()
 
 
 def test_a_changed_file_without_a_checksum_is_decoded_anew(photos, tmp_path):

@@ -80,43 +80,29 @@ def test_class_folders_of_genders(tmp_path, female, male):
     assert all(Path(path) == tmp_path / name for path, name in zip(manifest.path, manifest.name, strict=True))
 
 
-def test_class_folders_of_anything_else(tmp_path):
-    put(tmp_path, "01/a.jpg", "02/a.jpg", "Female/a.jpg")
-    manifest = data.read(tmp_path)
-    assert column(manifest, "label") == {"01/a.jpg": "01", "02/a.jpg": "02", "Female/a.jpg": "Female"}
-    assert "gender" not in manifest
-
-
 @pytest.mark.parametrize("wrapping", ["", "archive/", "archive/images/"])
-def test_class_trees_below_train_and_test(tmp_path, wrapping):
-    names = ["Training/female/1.jpg", "Training/male/2.jpg", "valid/male/3.jpg", "test/female/4.jpg"]
-    manifest = data.read(put(tmp_path, *(wrapping + name for name in names)))
-    assert [column(manifest, "subset")[wrapping + name] for name in names] == ["train", "train", "val", "test"]
-    assert [column(manifest, "gender")[wrapping + name] for name in names] == ["female", "male", "male", "female"]
+@pytest.mark.parametrize(
+    ("folders", "subsets"),
+    [
+        ("Training/female Training/male valid/male test/female", ["train", "train", "val", "test"]),
+        *(("train/female train/male", ["train"] * 2), ("test/female test/male", ["test"] * 2)),
+    ],
+)
+def test_class_trees_below_train_and_test_or_one_of_them(tmp_path, wrapping, folders, subsets):
+    names = [f"{wrapping}{folder}/1.jpg" for folder in folders.split()]
+    manifest = data.read(put(tmp_path, *names))
+    assert column(manifest, "subset") == dict(zip(names, subsets, strict=True))
+    assert column(manifest, "gender") == {name: name.split("/")[-2] for name in names}
 
 
-@pytest.mark.parametrize(("folder", "subset"), [("train", "train"), ("test", "test"), ("archive/test", "test")])
-def test_a_lone_official_subset_is_still_one(tmp_path, folder, subset):
-    manifest = data.read(put(tmp_path, f"{folder}/female/1.jpg", f"{folder}/male/2.jpg"))
-    assert known(manifest["subset"]) == [subset] * 2
-    assert known(manifest["gender"]) == ["female", "male"]
-
-
-def test_utkface_names_malformed_ones_included(tmp_path):
-    names = MALFORMED | REGULAR
+@pytest.mark.parametrize("parts", [("",), ("part1/", "part2/")])
+def test_utkface_names_malformed_ones_included(tmp_path, parts):
+    named = MALFORMED | REGULAR
+    names = {parts[number % len(parts)] + name: told for number, (name, told) in enumerate(named.items())}
     manifest = data.read(put(tmp_path, *names, "unnamed.jpg"))
     for label, expected in zip(("age", "gender", "race"), zip(*names.values(), strict=True), strict=True):
         assert column(manifest, label) == {**dict(zip(names, expected, strict=True)), "unnamed.jpg": None}
-    assert known(manifest["subset"]) == [None] * len(manifest)
-
-
-def test_utkface_unpacked_into_parts(tmp_path):
-    names = [*MALFORMED, *REGULAR]
-    put(tmp_path, *(f"part{1 + i % 2}/{name}" for i, name in enumerate(names)))
-    manifest = data.read(tmp_path)
-    assert len(manifest) == len(names)
-    assert column(manifest, "age")["part1/14_0_0_2017011022340900.jpg.chip.jpg"] == 14
-    assert "label" not in manifest
+    assert known(manifest["subset"]) == [None] * len(manifest) and "label" not in manifest
 
 
 @pytest.mark.parametrize("layout", ["utkface", "fairface", "age_csv", "class_folders"])
@@ -129,16 +115,14 @@ def test_every_layout_that_demo_draws_is_read(tmp_path, layout):
     assert manifest[list(labels[layout])].notna().all(axis=None)
 
 
-def test_fairface_in_one_table(tmp_path):
+@pytest.mark.parametrize("pair", [False, True])
+def test_fairface_in_one_table_or_its_original_pair(tmp_path, pair):
     put(tmp_path, "train/1.jpg", "train/2.jpg", "val/1.jpg")
-    table(
-        tmp_path,
-        "fairface_label.csv",
-        "file,age,gender,race,service_test\n"
-        "train/1.jpg,50-59,Male,Latino_Hispanic,True\n"
-        "train/2.jpg,more than 70,Female,White,False\n"
-        "val/1.jpg,0-2,Female,Black,True\n",
-    )
+    head = "file,age,gender,race,service_test\n"
+    train = "train/1.jpg,50-59,Male,Latino_Hispanic,True\ntrain/2.jpg,more than 70,Female,White,False\n"
+    val = "val/1.jpg,0-2,Female,Black,True\n"
+    for name, rows in {"_train": train, "_val": val}.items() if pair else {"": train + val}.items():
+        table(tmp_path, f"fairface_label{name}.csv", head + rows)
     manifest = data.read(tmp_path)
     assert column(manifest, "age_group") == {"train/1.jpg": "50-59", "train/2.jpg": "70+", "val/1.jpg": "0-2"}
     assert set(manifest["age_group"]) <= set(data.AGE_GROUPS)
@@ -146,16 +130,6 @@ def test_fairface_in_one_table(tmp_path):
     assert known(manifest["gender"]) == ["male", "female", "female"]
     assert known(manifest["race"]) == ["Latino_Hispanic", "White", "Black"]
     assert "age" not in manifest
-
-
-def test_fairface_in_its_original_pair_of_tables(tmp_path):
-    put(tmp_path, "train/1.jpg", "val/1.jpg")
-    head = "file,age,gender,race,service_test\n"
-    table(tmp_path, "fairface_label_train.csv", head + "train/1.jpg,3-9,Male,White,True\n")
-    table(tmp_path, "fairface_label_val.csv", head + "val/1.jpg,20-29,Female,Indian,False\n")
-    manifest = data.read(tmp_path)
-    assert column(manifest, "subset") == {"train/1.jpg": "train", "val/1.jpg": "val"}
-    assert column(manifest, "gender") == {"train/1.jpg": "male", "val/1.jpg": "female"}
 
 
 @pytest.mark.parametrize("folder", ["", "final_files/", "some/where/"])
@@ -168,33 +142,50 @@ def test_chalearn_labels(tmp_path, folder):
     assert all(Path(path).is_file() for path in manifest["path"])
 
 
-def test_a_table_of_ones_own(tmp_path):
-    put(tmp_path, "a.jpg", "b.jpg", "c.jpg")
-    table(
-        tmp_path,
-        "meta.csv",
-        "path,split,source,group,glasses,gender,name\n"
-        "a.jpg,train,flickr,7,True,F,Ann\nb.jpg,Validation,flickr,7,False,man,Bob\nc.jpg,test,,8,True,,Cy\n",
-    )
+WORDS = ["None", "NA", "null", "nan", "N/A", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "path,split,source,group,glasses,gender,name\n"
+            "a.jpg,train,flickr,7,True,F,Ann\nb.jpg,Validation,flickr,7,False,man,Bob\nc.jpg,test,,8,True,,Cy\n",
+            {
+                **{"name": ["a.jpg", "b.jpg", "c.jpg"], "subset": ["train", "val", "test"]},
+                **{"origin": ["flickr", "flickr", None], "identity": ["7", "7", "8"]},
+                **{"glasses": ["True", "False", "True"], "gender": ["female", "male", None]},
+            },
+        ),
+        (
+            "file,name,subset,label\na.jpg,same,Testing,01\nb.jpg,same,,02\n",
+            {"name": ["a.jpg", "b.jpg"], "title": ["same"] * 2, "subset": ["test", None], "label": ["01", "02"]},
+        ),
+        ("file,gender\ntrain\\x.jpg,male\nval\\y.jpg,female\n", {"subset": ["train", "val"]}),
+        ("sep=;\nfile;age;label;\na.jpg;31,5;x;\nb.jpg;4;y;\n", {"age": [31.5, 4], "label": ["x", "y"]}),
+        (
+            "file,region,age,identity\n"
+            + "".join(f"{f}.jpg,{w},{w or 30},{w}\n" for f, w in zip("abcdef", WORDS, strict=True)),
+            # Nobody is NA years old, or the person None.
+            {"region": [*WORDS[:-1], None], "age": [None] * 5 + [30], "identity": [None] * 6},
+        ),
+        ("file,gender\na.jpg,man\nb.jpg,woman\nc.jpg,NA\nd.jpg,\n", {"gender": ["male", "female", None, None]}),
+        ("file,gender\na.jpg,boy\nb.jpg,girl\nc.jpg,man\n", {"gender": ["boy", "girl", "man"]}),
+        (
+            "file,gender\na.jpg,M\nb.jpg,Female\nc.jpg,f\nd.jpg,other\n",
+            {"gender": ["male", "female", "female", "other"]},
+        ),
+        ("file,gender\na.jpg,0\nb.jpg,1\nc.jpg,1\n", {"gender": ["0", "1", "1"]}),
+    ],
+    ids=["own", "names", "backslashes", "German", "missing", "man", "boy", "other", "numbers"],
+)
+def test_a_table_of_ones_own(tmp_path, text, expected):
+    put(tmp_path, *(f"{name}.jpg" for name in [*"abcdef", "train/x", "val/y"]))
+    table(tmp_path, "meta.csv", text)
     manifest = data.read(tmp_path)
-    assert known(manifest["name"]) == ["a.jpg", "b.jpg", "c.jpg"]
-    assert known(manifest["source"]) == [tmp_path.name] * 3
-    assert known(manifest["subset"]) == ["train", "val", "test"]
-    assert known(manifest["origin"]) == ["flickr", "flickr", None]
-    assert known(manifest["identity"]) == ["7", "7", "8"]
-    assert known(manifest["glasses"]) == ["True", "False", "True"]
-    assert known(manifest["gender"]) == ["female", "male", None]
+    assert {name: known(manifest[name]) for name in expected} == expected
+    assert set(manifest["source"]) == {tmp_path.name}
     assert not {"split", "group"} & set(manifest.columns)  # those are the manifest's own, and come later
-
-
-def test_a_table_whose_columns_carry_the_manifests_names(tmp_path):
-    put(tmp_path, "a.jpg", "b.jpg")
-    table(tmp_path, "meta.csv", "file,name,subset,label\na.jpg,same,Testing,01\nb.jpg,same,,02\n")
-    manifest = data.read(tmp_path)
-    assert known(manifest["name"]) == ["a.jpg", "b.jpg"]
-    assert known(manifest["title"]) == ["same", "same"]
-    assert known(manifest["subset"]) == ["test", None]
-    assert known(manifest["label"]) == ["01", "02"]
 
 
 def test_rows_of_a_table_whose_files_are_gone_are_found_by_scan(tmp_path):
@@ -203,12 +194,6 @@ def test_rows_of_a_table_whose_files_are_gone_are_found_by_scan(tmp_path):
     table(tmp_path, "labels.csv", "file_name,real_age\na.jpg,31\nb.jpg,4\n,5\n")
     scanned = data.scan(data.read(tmp_path))
     assert column(scanned, "error") == {"sub/a.jpg": "No such file or directory", "sub/b.jpg": None}
-
-
-def test_backslashes_in_a_table(tmp_path):
-    put(tmp_path, "train/a.jpg", "val/b.jpg")
-    table(tmp_path, "meta.csv", "file,gender\ntrain\\a.jpg,male\nval\\b.jpg,female\n")
-    assert column(data.read(tmp_path), "subset") == {"train/a.jpg": "train", "val/b.jpg": "val"}
 
 
 def test_meglass(tmp_path):
@@ -265,15 +250,6 @@ def test_the_order_of_a_listing_has_no_influence(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(data.read(tmp_path), expected)
 
 
-def test_files_that_are_no_images_are_ignored(tmp_path):
-    stray = ["notes.txt", "female/.DS_Store", "female/._1.jpg", "male/Thumbs.db", "male/1.json", "script.py", "a.mp4"]
-    put(tmp_path, "female/1.jpg", "male/1.jpg", *stray)
-    table(tmp_path, "scores.csv", "epoch,loss\n1,0.5\n")
-    (tmp_path / "empty.csv").touch()
-    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
-    assert known(data.read(tmp_path)["name"]) == ["female/1.jpg", "male/1.jpg"]
-
-
 MACHINE_MADE = [".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", ".Trash-1000"]
 MACHINE_MADE += ["lost+found", "System Volume Information"]
 
@@ -320,11 +296,14 @@ def test_photos_with_utkface_names_that_somebody_sorted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "classes", [("boy", "girl", "man", "woman"), ("girl", "woman"), ("man", "woman"), ("female", "male", "other")]
+    "classes",
+    [("boy", "girl", "man", "woman"), ("girl", "woman"), ("man", "woman"), ("female", "male", "other")]
+    + [("01", "02", "Female")],
 )
 def test_classes_keep_their_names(tmp_path, classes):
     put(tmp_path / "people", *(f"{name}/1.jpg" for name in classes))
-    assert sorted(data.read(tmp_path / "people")["label"]) == list(classes)
+    manifest = data.read(tmp_path / "people")
+    assert column(manifest, "label") == {f"{name}/1.jpg": name for name in classes} and "gender" not in manifest
     put(tmp_path / "table", *(f"{name}.jpg" for name in classes))
     table(tmp_path / "table", "labels.csv", "file,label\n" + "".join(f"{name}.jpg,{name}\n" for name in classes))
     manifest = data.read(tmp_path / "table")
@@ -339,30 +318,6 @@ def test_genders_join_photos_that_have_one(tmp_path):
     put(tmp_path / "cats", "cats/1.jpg")
     manifest = data.read([tmp_path / "faces", tmp_path / "cats"])
     assert known(manifest["label"].dropna()) == ["cats"] and manifest["gender"].isna().sum() == 1
-
-
-def test_a_column_of_genders(tmp_path):
-    put(tmp_path, *(f"{number}.jpg" for number in range(4)))
-    for given, expected in {
-        ("man", "woman", "NA", ""): ["male", "female", None, None],
-        ("boy", "girl", "man", "woman"): ["boy", "girl", "man", "woman"],
-        ("M", "Female", "f", "other"): ["male", "female", "female", "other"],
-        ("0", "1", "1", "0"): ["0", "1", "1", "0"],
-    }.items():
-        rows = "".join(f"{number}.jpg,{name}\n" for number, name in enumerate(given))
-        table(tmp_path, "labels.csv", "file,gender\n" + rows)
-        assert known(data.read(tmp_path)["gender"]) == expected
-
-
-def test_only_an_empty_field_is_missing(tmp_path):
-    words = ["None", "NA", "null", "nan", "N/A", ""]
-    put(tmp_path, *(f"{number}.jpg" for number in range(len(words))))
-    rows = "".join(f"{number}.jpg,{word},{word or 30},{word}\n" for number, word in enumerate(words))
-    table(tmp_path, "labels.csv", "file,region,age,identity\n" + rows)
-    manifest = data.read(tmp_path)
-    assert known(manifest["region"]) == [*words[:-1], None]
-    assert known(manifest["age"]) == [None] * 5 + [30]  # nobody is NA years old, or the person None
-    assert known(manifest["identity"]) == [None] * 6
 
 
 @pytest.mark.parametrize(
@@ -386,19 +341,12 @@ def test_numbers_and_truth_values_are_names_of_classes(tmp_path, values, expecte
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
 def test_a_csv_of_any_separator_and_code(tmp_path, separator, code):
-    put(tmp_path, "a.jpg", "b.jpg")
-    text = "File Name,Label,Real Age\na.jpg, Käse,31\nb.jpg,Brot,4\n".replace(",", separator)
+    put(tmp_path, "a.jpg", "å.jpg")
+    text = "File Name,Label,Real Age\na.jpg, Käse,31\nå.jpg,Brot,4\n".replace(",", separator)
     (tmp_path / "LABELS.CSV").write_bytes(text.encode(code))
     manifest = data.read(tmp_path)
-    assert known(manifest["label"]) == ["Käse", "Brot"]
+    assert known(manifest["name"]) == ["a.jpg", "å.jpg"] and known(manifest["label"]) == ["Käse", "Brot"]
     assert known(manifest["age"]) == [31, 4]
-
-
-def test_a_german_csv_from_excel(tmp_path):
-    put(tmp_path, "a.jpg", "b.jpg")
-    table(tmp_path, "labels.csv", "sep=;\nfile;age;label;\na.jpg;31,5;x;\nb.jpg;4;y;\n")
-    manifest = data.read(tmp_path)
-    assert known(manifest["age"]) == [31.5, 4] and known(manifest["label"]) == ["x", "y"]
 
 
 @pytest.mark.parametrize(
@@ -410,13 +358,16 @@ def test_a_german_csv_from_excel(tmp_path):
         ("list.csv", b"file\ncats/a.jpg\n", "list.csv names files and says nothing of them"),
         ("binary.csv", bytes(range(256)), "binary.csv is not text"),
         ("meta.txt", b"camera: phone\n", "meta.txt, entry 1: not a file's name and 0 or 1"),
+        ("scores.csv", b"epoch,loss\n1,0.5\n", "scores.csv has no column `file`"),
+        ("empty.csv", b"", "empty.csv "),
     ],
 )
 def test_other_files_stop_no_class_folders_and_are_named_where_there_are_none(tmp_path, name, content, reason):
-    put(tmp_path, "cats/a.jpg", "dogs/b.jpg")
+    stray = ["notes.txt", "cats/.DS_Store", "cats/._1.jpg", "dogs/Thumbs.db", "dogs/1.json", "script.py", "a.mp4"]
+    put(tmp_path, "cats/a.jpg", "dogs/b.jpg", *stray)
     (tmp_path / name).write_bytes(content)
     manifest = data.read(tmp_path)
-    assert sorted(manifest["label"]) == ["cats", "dogs"]
+    assert column(manifest, "label") == {"cats/a.jpg": "cats", "dogs/b.jpg": "dogs"}
     assert re.search(reason, data.describe(manifest))
     put(tmp_path, "loose.jpg")
     with pytest.raises(data.LayoutError, match=reason):
@@ -443,6 +394,8 @@ def test_a_missing_root_says_what_to_do(tmp_path, make):
         root.touch()
     with pytest.raises(FileNotFoundError, match=r"no such data folder: .*photos.*python -m faces\.research\.demo"):
         data.read(root)
+    with pytest.raises(data.LayoutError, match="no data folder"):
+        data.read([])
 
 
 @pytest.mark.parametrize(
@@ -471,11 +424,6 @@ def test_a_layout_that_is_not_understood_is_told_with_those_that_are(tmp_path, n
     assert str(tmp_path) in str(caught.value)
 
 
-def test_no_root_at_all():
-    with pytest.raises(data.LayoutError, match="no data folder"):
-        data.read([])
-
-
 @pytest.mark.parametrize(
     ("age", "bucket"),
     [("0", "0-2"), ("2", "0-2"), ("2.9", "0-2"), ("3", "3-9"), ("9", "3-9"), ("9.5", "3-9"), ("10", "10-19")]
@@ -502,7 +450,9 @@ def mixed(tmp_path):
     """A folder of two good pictures and four that cannot be read."""
     root = put(tmp_path / "mixed", "female/zero.jpg", "male/gone.jpg")
     picture(1, 96).save(root / "female/good.jpg")
-    picture(2, 48).resize((40, 30)).save(root / "male/good.png")
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6  # upright it is 40 pixels wide and 30 high
+    picture(2, 48).resize((30, 40)).save(root / "male/good.png", exif=exif)
     whole = (root / "female/good.jpg").read_bytes()
     (root / "male/cut.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "male/text.jpg").write_text("not a picture")
@@ -511,7 +461,7 @@ def mixed(tmp_path):
     return manifest
 
 
-def test_scan_counts_errors_and_raises_none(mixed):
+def test_scan_counts_errors_and_raises_none_and_scanning_again_replaces(mixed):
     scanned = data.scan(mixed)
     errors = column(scanned, "error")
     assert errors["female/good.jpg"] is None
@@ -525,22 +475,9 @@ def test_scan_counts_errors_and_raises_none(mixed):
     assert scanned.loc[bad, ["width", "height", "sha256", "phash"]].isna().all(axis=None)
     assert scanned.loc[~bad, ["sha256", "phash"]].map(len).eq(64).all(axis=None)
     pd.testing.assert_frame_equal(scanned[mixed.columns], mixed)
-
-
-def test_scanning_again_replaces_and_keeps_the_index(mixed):
-    part = mixed.iloc[::-2]
-    once = data.scan(part)
-    assert list(once.index) == list(part.index)
+    once = data.scan(mixed.iloc[::-2])
+    assert list(once.index) == list(mixed.index[::-2])
     pd.testing.assert_frame_equal(data.scan(once), once)
-
-
-def test_width_and_height_are_those_of_the_upright_picture(tmp_path):
-    put(tmp_path, "a/1.jpg", "b/1.jpg")
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    picture().resize((60, 40)).save(tmp_path / "a/1.jpg", exif=exif)
-    first = data.scan(data.read(tmp_path)).iloc[0]
-    assert (first["width"], first["height"]) == (40, 60)
 
 
 def test_the_cache_is_used_until_a_file_changes(mixed, tmp_path, monkeypatch):
@@ -589,10 +526,6 @@ def ones(count, start=0):
     return ((1 << count) - 1) << start
 
 
-def groups_of(manifest, **options):
-    return data.group(manifest, **options)["group"].tolist()
-
-
 def test_copies_share_a_group_and_others_do_not(tmp_path, drawn_faces):
     originals = data.usable(data.scan(data.read(drawn_faces))).drop_duplicates("sha256").iloc[:6]
     put(tmp_path / "copies", *(f"{kind}/{i}.jpg" for kind in ("exact", "again", "crop", "dim") for i in range(6)))
@@ -620,35 +553,27 @@ def test_distinct_drawn_faces_do_not_collapse(drawn_faces):
     assert grouped["group"].value_counts().max() <= 6
 
 
-def test_chains_join_and_the_distance_is_inclusive():
-    chain = of_hashes(0, ones(40), ones(80), ones(52, 150), ones(53, 200))
-    assert groups_of(chain) == [0, 0, 0, 0, 1]
-    assert groups_of(chain, max_distance=39) == [0, 1, 2, 3, 4]
-    assert groups_of(chain, max_distance=40) == [0, 0, 0, 1, 2]
+CHAIN = (0, ones(40), ones(80), ones(52, 150), ones(53, 200))
+FAR = [ones(60, 60 * i) for i in range(4)]
 
 
-def test_identity_joins_and_a_missing_one_does_not():
-    far = [ones(60, 60 * i) for i in range(4)]
-    assert len(set(groups_of(of_hashes(*far)))) == 4
-    a, b, c, d = groups_of(of_hashes(*far, identity=["ann", None, "ann", None]))
-    assert a == c
-    assert len({a, b, d}) == 3
-
-
-def test_the_same_identity_in_another_source_is_another_person():
-    far = [ones(60, 60 * i) for i in range(4)]
-    a, b, c, d = groups_of(of_hashes(*far, identity=[7, 7, 7, 7], source=["x", "x", "y", "y"]))
-    assert a == b != c == d
-
-
-def test_identity_and_likeness_chain():
-    codes = [0, ones(10), ones(128), ones(120, 130)]
-    assert len(set(groups_of(of_hashes(*codes, identity=[1, 2, 2, 3])))) == 2
-
-
-def test_unreadable_rows_have_groups_of_their_own():
-    assert len(set(groups_of(of_hashes(None, None, 0, None, 0)))) == 4
-    assert len(set(groups_of(of_hashes(None, None)))) == 2
+@pytest.mark.parametrize(
+    ("codes", "columns", "options", "expected"),
+    [
+        (CHAIN, {}, {}, [0, 0, 0, 0, 1]),
+        (CHAIN, {}, {"max_distance": 39}, [0, 1, 2, 3, 4]),
+        (CHAIN, {}, {"max_distance": 40}, [0, 0, 0, 1, 2]),
+        (FAR, {}, {}, [0, 1, 2, 3]),
+        (FAR, {"identity": ["ann", None, "ann", None]}, {}, [0, 1, 0, 2]),
+        # The same name in another source is another person.
+        (FAR, {"identity": [7] * 4, "source": ["x", "x", "y", "y"]}, {}, [0, 0, 1, 1]),
+        ([0, ones(10), ones(128), ones(120, 130)], {"identity": [1, 2, 2, 3]}, {}, [0, 0, 0, 1]),
+        ([None, None, 0, None, 0], {}, {}, [0, 1, 2, 3, 2]),  # what cannot be read
+        ([None, None], {}, {}, [0, 1]),
+    ],
+)
+def test_likeness_and_identity_join_in_chains(codes, columns, options, expected):
+    assert data.group(of_hashes(*codes, **columns), **options)["group"].tolist() == expected
 
 
 def test_any_index_and_an_empty_manifest_will_do():
@@ -724,14 +649,6 @@ def split_by_name(manifest):
     return dict(zip(manifest["source"] + "/" + manifest["name"], manifest["split"], strict=True))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_no_group_straddles_the_splits(seed):
-    manifest = data.split(two_sources(), seed=seed)
-    assert set(manifest["split"]) == {"train", "val", "test"}
-    assert manifest.groupby("group")["split"].nunique().max() == 1
-    assert manifest.groupby("group").size().max() > 1
-
-
 def test_drawn_faces_end_to_end(drawn_faces, tmp_path):
     manifest = data.prepare(drawn_faces, cache=tmp_path)
     assert manifest["split"].value_counts()["excluded"] == 1  # the truncated one
@@ -746,20 +663,18 @@ def test_drawn_faces_end_to_end(drawn_faces, tmp_path):
     assert split_by_name(data.prepare(looked_at, cache=tmp_path)) == split_by_name(manifest)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_split_does_not_depend_on_the_order_of_rows_or_numbers_of_groups(seed):
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_straddles_the_splits_whatever_the_order_of_rows_or_numbers_of_groups(seed):
     manifest = two_sources()
+    split = data.split(manifest, seed=seed)
+    assert set(split["split"]) == {"train", "val", "test"}
+    assert split.groupby("group")["split"].nunique().max() == 1 < split.groupby("group").size().max()
     renumbered = np.random.default_rng(seed).permutation(manifest["group"].max() + 1)
     shuffled = manifest.assign(group=renumbered[manifest["group"]]).sample(frac=1, random_state=seed)
-    expected = split_by_name(data.split(manifest))
-    assert split_by_name(data.split(shuffled)) == expected
-    assert split_by_name(data.split(shuffled.reset_index(drop=True))) == expected
-
-
-def test_the_split_is_seeded():
-    manifest = two_sources()
-    assert split_by_name(data.split(manifest, seed=4)) == split_by_name(data.split(manifest, seed=4))
-    assert split_by_name(data.split(manifest, seed=4)) != split_by_name(data.split(manifest, seed=5))
+    expected = split_by_name(split)
+    assert split_by_name(data.split(shuffled, seed=seed)) == expected
+    assert split_by_name(data.split(shuffled.reset_index(drop=True), seed=seed)) == expected
+    assert split_by_name(data.split(manifest, seed=seed + 1)) != expected
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.1, 0.15), (0.2, 0.3), (0, 0.2), (0.2, 0), (0, 0), (0.4, 0.5)])
@@ -812,46 +727,33 @@ def test_an_official_test_set_stays_test_and_only_that():
     assert manifest.loc[manifest["source"] == "web", "split"].eq("test").any()
 
 
-def test_fairfaces_val_is_its_test():
+def test_an_official_val_is_the_test_unless_there_is_one_and_then_drawn_like_the_rest():
     manifest = grouped_rows(300)
     manifest["subset"] = ["val" if group % 5 == 0 else "train" for group in manifest["group"]]
     split = data.split(manifest)
     assert (split["split"].eq("test") == manifest["subset"].eq("val")).all()
     assert split["split"].eq("val").any()
-
-
-def test_an_official_val_beside_a_test_is_drawn_like_the_rest():
-    manifest = grouped_rows(300)
     manifest["subset"] = np.array(["test", "val", "train", "train"])[manifest["group"] % 4]
     split = data.split(manifest)
     assert (split["split"].eq("test") == manifest["subset"].eq("test")).all()
     assert split.loc[manifest["subset"] == "val", "split"].isin(["train", "val"]).all()
 
 
-def test_near_duplicates_of_an_official_test_set_are_excluded():
+def test_unreadable_rows_and_near_duplicates_of_an_official_test_set_are_excluded():
     manifest = two_sources()
     testing = manifest.index[manifest["subset"] == "test"]
     from_web, from_train = manifest.index[3], manifest.index[manifest["subset"] == "train"][0]
     manifest.loc[from_web, "group"] = manifest.loc[testing[0], "group"]
     manifest.loc[from_train, "group"] = manifest.loc[testing[1], "group"]
-    split = data.split(manifest)
-    assert split.index[split["split"] == "excluded"].tolist() == [from_web, from_train]
-    assert split.loc[testing, "split"].eq("test").all()
-
-
-def test_unreadable_rows_are_excluded_even_from_an_official_test():
-    manifest = two_sources()
-    broken = [0, 7, manifest.index[manifest["subset"] == "test"][2]]
+    broken = [0, 7, testing[2]]
     manifest.loc[broken, "error"] = "truncated"
     split = data.split(manifest)
-    assert split.index[split["split"] == "excluded"].tolist() == broken
+    assert split.index[split["split"] == "excluded"].tolist() == sorted([*broken, from_web, from_train])
+    assert split.loc[testing.difference(broken), "split"].eq("test").all()
 
 
-def test_nothing_readable_is_all_excluded():
+def test_sources_of_one_split_alone():
     assert set(data.split(grouped_rows(9, error="empty file"))["split"]) == {"excluded"}
-
-
-def test_a_source_that_is_nothing_but_test():
     assert set(data.split(grouped_rows(9, subset="test"))["split"]) == {"test"}
 
 
@@ -875,7 +777,7 @@ def test_fractions_that_leave_nothing_are_refused(fractions):
 
 def full(drawn_faces):
     manifest = data.split(data.group(data.scan(data.read(drawn_faces))))
-    manifest["label"] = pd.Series(["01", None, "NA", "a,b", 'say "so"', "1e5"] * 50, dtype=object)[: len(manifest)]
+    manifest["label"] = pd.Series(["01", None, "NA", "å,b", 'say "so"', "1e5"] * 50, dtype=object)[: len(manifest)]
     manifest["score"] = [0.1 + 0.2, np.nan, 1 / 3] + [1e-17 * i for i in range(len(manifest) - 3)]
     manifest["glasses"] = [True, False] * (len(manifest) // 2) + [True] * (len(manifest) % 2)
     return manifest
@@ -910,65 +812,41 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_fingerprint_ignores_the_order_of_rows_and_columns(drawn_faces):
+def test_the_fingerprint_changes_with_a_label_or_a_split_and_not_with_the_order(drawn_faces):
     manifest = full(drawn_faces)
     expected = data.fingerprint(manifest)
     assert len(expected) == 16
-    assert data.fingerprint(manifest.sample(frac=1, random_state=0)) == expected
-    assert data.fingerprint(manifest[manifest.columns[::-1]]) == expected
+    assert data.fingerprint(manifest.sample(frac=1, random_state=0)[manifest.columns[::-1]]) == expected
+    assert data.fingerprint(manifest.drop(index=0)) != expected
+    for name, value in (("gender", "unknown"), ("age", 33.5), ("split", "nowhere"), ("label", None), ("label", "1")):
+        changed = manifest.copy()
+        changed.loc[0, name] = value
+        assert data.fingerprint(changed) != expected, name
 
 
-def test_the_fingerprint_ignores_where_the_folder_lies(tmp_path):
+def test_the_fingerprint_changes_with_a_byte_and_not_with_the_place(tmp_path):
     places = [tmp_path / place / "faces" for place in ("here", "over there")]
-    first, second = (data.prepare(demo.make(place, 5, size=16)) for place in places)
-    assert first["path"].iloc[0] != second["path"].iloc[0]
-    assert data.fingerprint(first) == data.fingerprint(second)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("gender", "unknown"), ("age", 33.5), ("split", "nowhere"), ("label", None), ("label", "1")]
-)
-def test_the_fingerprint_changes_with_a_label_or_a_split(drawn_faces, name, value):
-    manifest = full(drawn_faces)
-    changed = manifest.copy()
-    changed.loc[0, name] = value
-    assert data.fingerprint(changed) != data.fingerprint(manifest)
-    assert data.fingerprint(manifest.drop(index=0)) != data.fingerprint(manifest)
-
-
-def test_the_fingerprint_changes_with_a_byte(tmp_path):
-    folder = demo.make(tmp_path / "faces", 4, size=16, flaws=False)
-    before = data.prepare(folder)
+    before, elsewhere = (data.prepare(demo.make(place, 4, size=16, flaws=False)) for place in places)
+    assert before["path"].iloc[0] != elsewhere["path"].iloc[0]
+    assert data.fingerprint(before) == data.fingerprint(elsewhere)
     with Path(before["path"].iloc[0]).open("ab") as file:
         file.write(b"\0")  # behind the end of the JPEG, so that the picture stays as it is
-    after = data.prepare(folder)
+    after = data.prepare(places[0])
     assert known(after["phash"]) == known(before["phash"])
     assert data.fingerprint(after) != data.fingerprint(before)
 
 
-def test_usable_leaves_out_errors_and_missing_labels():
+def test_usable_leaves_out_errors_and_missing_labels_and_lists_the_known_ones():
     manifest = grouped_rows(4)
     manifest["error"] = [None, "truncated", None, None]
     manifest["gender"] = ["male", "male", None, "female"]
     assert data.usable(manifest).index.tolist() == [0, 2, 3]
     assert data.usable(manifest, "gender", "age_group").index.tolist() == [0, 3]
     assert data.usable(manifest.drop(columns="error")).index.tolist() == [0, 1, 2, 3]
-
-
-def test_usable_lists_the_known_labels():
     with pytest.raises(data.LayoutError, match=r"no label `age` \(known: gender, age_group\)"):
-        data.usable(grouped_rows(4), "age")
+        data.usable(manifest, "age")
     with pytest.raises(data.LayoutError, match="known: none"):
         data.usable(of_hashes(0), "gender")
-
-
-def test_a_byte_order_mark_and_letters_beyond_ascii(tmp_path):
-    put(tmp_path, "å.jpg")
-    (tmp_path / "labels.csv").write_bytes("\ufefffile,gender\nå.jpg,female\n".encode())
-    manifest = data.read(tmp_path)
-    assert known(manifest["gender"]) == ["female"]
-    saved = data.load(data.save(manifest, tmp_path / "manifest.csv"))
-    assert known(saved["name"]) == ["å.jpg"]
 
 
 # --------------------------------------------------------------------------------------------------- extend
@@ -985,13 +863,9 @@ def test_further_sources_join_without_moving_anything_or_leaking(tmp_path, drawn
     before, added = both.iloc[: len(manifest)], both.iloc[len(manifest) :]
     pd.testing.assert_frame_equal(before[manifest.columns], manifest, check_dtype=False)
     assert not set(added["group"]) & set(before["group"])
-    sides = {
-        split: set(added.loc[added["name"].str.contains(f"copy_of_{split}_"), "split"]) for split in added["split"]
-    }
-    copies = added["name"].str.contains("copy_of_")
-    assert set(added.loc[~copies, "split"]) == {"train"}
-    assert set(added.loc[added["name"].str.contains("copy_of_train"), "split"]) == {"train"}
-    assert set(added.loc[added["name"].str.contains("copy_of_(?:val|test)"), "split"]) == {"excluded"}, sides
+    barred = added["name"].str.contains("copy_of_(?:val|test)")
+    assert barred.sum() == 4 and added["name"].str.contains("copy_of_train").sum() == 2
+    assert set(added.loc[barred, "split"]) == {"excluded"} and set(added.loc[~barred, "split"]) == {"train"}
 
 
 def test_official_test_photos_of_a_further_source_are_tested_on_unless_they_were_learnt(tmp_path, drawn_faces):

@@ -10,21 +10,12 @@ from PIL import Image, ImageChops, ImageStat
 from faces.research import drawing
 
 
-def test_the_same_generator_state_draws_the_same_face():
-    def draw(seed):
-        return drawing.draw_face(np.random.default_rng(seed), "female", 40, glasses="round", size=48)
-
-    first, again, other = draw(1), draw(1), draw(2)
-    assert first.size == (48, 48) and first.mode == "RGB"
-    assert first.tobytes() == again.tobytes()
-    assert first.tobytes() != other.tobytes()
-
-
 @pytest.mark.parametrize("gender", drawing.GENDERS)
 @pytest.mark.parametrize("age", [1, 5, 15, 50, 90])
 def test_every_age_and_kind_of_glasses_can_be_drawn(gender, age):
     for skin, glasses in enumerate((None, *drawing.GLASSES)):
         face = drawing.draw_face(np.random.default_rng(age), gender, age, glasses=glasses, skin=skin, size=32)
+        assert face.size == (32, 32) and face.mode == "RGB"
         assert ImageStat.Stat(face.convert("L")).stddev[0] > 10
 
 
@@ -47,29 +38,17 @@ def test_wrinkles_and_glasses_show():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("other", 30), "unknown gender 'other'; known: female, male"),
-        (("male", 0), "age is 0"),
-        (("male", 91), "age is 91"),
-    ],
-)
-def test_draw_face_says_what_is_wrong(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        drawing.draw_face(np.random.default_rng(0), *arguments)
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"gender": "other"}, "unknown gender 'other'; known: female, male"),
+        *(({"age": 0}, "age is 0"), ({"age": 91}, "age is 91")),
         ({"glasses": "monocle"}, "unknown glasses 'monocle'"),
-        ({"skin": 10}, "skin is 10"),
-        ({"size": 8}, "size is 8"),
+        *(({"skin": 10}, "skin is 10"), ({"size": 8}, "size is 8")),
     ],
 )
-def test_draw_face_says_which_option_is_wrong(options, message):
+def test_draw_face_says_what_is_wrong(options, message):
     with pytest.raises(ValueError, match=message):
-        drawing.draw_face(np.random.default_rng(0), "male", 30, **options)
+        drawing.draw_face(np.random.default_rng(0), **{"gender": "male", "age": 30, **options})
 
 
 def test_drawing_needs_only_numpy_and_pillow():

@@ -37,13 +37,15 @@ def test_interval_of_independent_photos_is_about_the_binomial_one():
     assert high == pytest.approx(0.9 + spread, abs=0.004)
 
 
-def test_copies_of_photos_do_not_make_an_interval_narrower():
+def test_an_interval_is_seeded_and_copies_of_photos_do_not_make_it_narrower():
     right = np.arange(300) < 240
     single = evaluation.bootstrap(right)
     copied = evaluation.bootstrap(np.repeat(right, 10), np.repeat(np.arange(300), 10))
     naive = evaluation.bootstrap(np.repeat(right, 10))
     assert copied == pytest.approx(single)
     assert naive[2] - naive[1] < 0.5 * (copied[2] - copied[1])
+    assert single == evaluation.bootstrap(right) != evaluation.bootstrap(right, seed=4)
+    assert np.isnan(evaluation.bootstrap([])).all()
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
@@ -54,13 +56,6 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         for _, low, high in [evaluation.bootstrap(rng.random(150) < 0.8, resamples=300, seed=trial)]
     ]
     assert 0.90 < np.mean(covered) < 0.985
-
-
-def test_bootstrap_is_seeded_and_takes_nothing_for_nothing():
-    values = np.random.default_rng(0).random(50)
-    assert evaluation.bootstrap(values, seed=3) == evaluation.bootstrap(values, seed=3)
-    assert evaluation.bootstrap(values, seed=3) != evaluation.bootstrap(values, seed=4)
-    assert np.isnan(evaluation.bootstrap([])).all()
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -81,7 +76,7 @@ def told(truth, said, absent=()):
     return evaluation.told(figures.to_dict("records"), {"pet": absent})
 
 
-def test_too_few_test_photos_and_absent_classes_are_told():
+def test_figures_are_told_and_too_few_test_photos_and_absent_classes():
     assert told("", "") == ["no test photos: nothing is known of how good it is"]
     assert told("c", "c", "d") == [
         "pets: pet: 1 of 1 test photos right, too few to tell how good it is; none shows d: nothing is known of those"
@@ -90,9 +85,6 @@ def test_too_few_test_photos_and_absent_classes_are_told():
     assert line.startswith("pets: pet: 100.0% of 20 test photos right (95 % interval 83.9% to 100.0%); none shows d")
     [line] = told("cd" * 10, "cc" * 10)
     assert line.startswith("pets: pet: 50.0% of 20 test photos right (95 % interval") and "none" not in line
-
-
-def test_errors_in_years_are_told():
     row = {"head": "age", "metric": "mae", "source": "faces", "by": "", "photos": 40, "groups": 40}
     row |= {"mean": 4.666, "low": 4.1, "high": 5.2}
     assert evaluation.told([row, row | {"metric": "coverage"}, row | {"by": "gender"}], {}) == [
@@ -107,18 +99,8 @@ def test_by_group_counts_every_photo_once_and_names_the_unknown():
     assert groups["photos"].sum() == len(table)
     assert groups.loc["a", "mean"] == pytest.approx(table.loc[table["source"] == "a", "correct"].mean())
     assert ((groups["low"] <= groups["mean"]) & (groups["mean"] <= groups["high"])).all()
-
-
-def test_confusion_counts_every_photo():
-    table, _ = frame()
-    counts = evaluation.confusion(table, "gender", ["female", "male"])
-    assert counts.to_numpy().sum() == len(table)
-    right = counts.loc["female", "female"] + counts.loc["male", "male"]
-    assert right == table["correct"].sum()
-    assert (counts.sum(axis=1) == table["gender"].value_counts()[["female", "male"]].to_numpy()).all()
-
-
-# ------------------------------------------------------------------------------------------------- confidence
+    none = pd.DataFrame({"source": [], "correct": [], "group": []})
+    assert list(evaluation.by_group(none, "source")) == ["photos", "groups", "mean", "low", "high"]
 
 
 def sure(n=20_000, factor=3.0, seed=0):
@@ -149,22 +131,15 @@ def answers(confidence, correct):
     return pd.DataFrame({"confidence": confidence, "correct": np.array(correct, bool)})
 
 
-def test_risk_and_coverage_count_photos_of_one_confidence_together():
+def test_risk_and_coverage_count_photos_of_one_confidence_together_and_the_lowest_threshold_keeps_the_risk():
+    given = answers([0.99, 0.95, 0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1, 1, 0])
+    for risk, threshold in ((0.0, 0.99), (0.2, 0.7), (1.0, 0.6)):
+        assert evaluation.abstain_threshold(given, risk) == threshold
+    assert evaluation.abstain_threshold(answers([0.9], [0]), 0.1) == 1.0
     table = evaluation.risk_coverage(answers([0.9, 0.6, 0.9, 0.7], [1, 0, 0, 1]))
     assert table["threshold"].tolist() == [0.9, 0.7, 0.6]
     assert table["coverage"].tolist() == [0.5, 0.75, 1.0]
     assert table["risk"].tolist() == pytest.approx([1 / 2, 1 / 3, 2 / 4])
-
-
-def test_the_threshold_is_the_lowest_that_keeps_the_risk():
-    given = answers([0.99, 0.95, 0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1, 1, 0])
-    assert evaluation.abstain_threshold(given, 0.0) == 0.99
-    assert evaluation.abstain_threshold(given, 0.2) == 0.7
-    assert evaluation.abstain_threshold(given, 1.0) == 0.6
-    assert evaluation.abstain_threshold(answers([0.9], [0]), 0.1) == 1.0
-
-
-# ---------------------------------------------------------------------------------------------------- groups
 
 
 def test_groups_served_worse_are_those_whose_whole_interval_lies_below():
@@ -195,9 +170,6 @@ def test_quartiles_are_named_by_their_ranges():
     assert evaluation.quartiles(pd.Series([1.0] * 6 + [2.0, 3.0])).tolist() == ["1.00 – 1.25"] * 6 + ["1.25 – 3.00"] * 2
 
 
-# ------------------------------------------------------------------------------------------- finding one class
-
-
 def detected(n=300, seed=0):
     rng = np.random.default_rng(seed)
     truth = rng.random(n) < 0.2
@@ -206,7 +178,7 @@ def detected(n=300, seed=0):
     return pd.DataFrame({"worn": names, "p_glasses": score, "group": np.arange(n) // 2})
 
 
-def test_detection_figures_are_sklearns():
+def test_detection_figures_are_sklearns_and_none_where_nobody_is_to_find():
     frame = detected()
     truth, score = frame["worn"] == "glasses", frame["p_glasses"]
     table = evaluation.detection(frame, "worn", "glasses", threshold=0.4, resamples=200)
@@ -220,13 +192,8 @@ def test_detection_figures_are_sklearns():
     }
     assert table["value"].to_dict() == pytest.approx(expected)
     assert (table["low"] < table["value"]).all() and (table["value"] < table["high"]).all()
-
-
-def test_nobody_to_find_is_no_figure():
-    frame = detected().assign(worn="none")
-    table = evaluation.detection(frame, "worn", "glasses", resamples=10)
-    assert np.isnan(table.loc["recall", "value"]) and np.isnan(table.loc["auc", "value"])
-    assert table.loc["f1", "value"] == 0
+    nobody = evaluation.detection(frame.assign(worn="none"), "worn", "glasses", resamples=10)["value"]
+    assert np.isnan(nobody["recall"]) and np.isnan(nobody["auc"]) and nobody["f1"] == 0
 
 
 def test_the_best_threshold_is_that_of_the_highest_f1():
@@ -277,8 +244,3 @@ def test_the_difference_of_two_f1_is_paired():
     assert table.loc["right", "value"] == 1 and table.loc["right − one", "low"] > 0
     with pytest.raises(ValueError, match="another order"):
         evaluation.f1_against({"one": one, "other": one[::-1]}, "label", "said")
-
-
-def test_without_photos_there_is_a_table_without_rows():
-    none = pd.DataFrame({"source": [], "correct": [], "group": []})
-    assert list(evaluation.by_group(none, "source")) == ["photos", "groups", "mean", "low", "high"]

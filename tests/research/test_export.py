@@ -37,16 +37,6 @@ def answers(path, pixels=PIXELS):
     return [model.run(pixels, head) for head in ("gender", "age")]
 
 
-@pytest.mark.parametrize("n", [1, 2, 7])
-def test_answers_are_those_of_torch_for_any_batch(exported, n):
-    path, network = exported
-    with torch.no_grad():
-        outputs = network(torch.from_numpy(PIXELS[:n]).permute(0, 3, 1, 2).float() / 255)
-    for head, found in zip(HEADS, answers(path, PIXELS[:n]), strict=True):
-        expected = head.answer(outputs[head.name], FITTED[head.name]).numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-5 if head.name == "gender" else 1e-2)
-
-
 def test_the_graph_tells_nothing_of_the_machine_that_wrote_it(exported):
     proto = onnx.load(exported[0])
     assert [prop.key for prop in proto.metadata_props] == ["faces"]
@@ -81,8 +71,6 @@ def test_a_network_with_other_dense_layers_keeps_only_the_last_ones_in_float(tmp
     kinds = sorted(w.data_type for w in onnx.load(path).graph.initializer if len(w.dims) == 2)
     assert kinds == [onnx.TensorProto.FLOAT, onnx.TensorProto.INT8]
 
-
-# ------------------------------------------------------------------------------------------------ published models
 
 PUBLISHED = sorted(path.parent for path in predict.ARTIFACTS.glob("*/weights.safetensors"))
 

@@ -46,25 +46,10 @@ def network(head=HEAD, plain=False):
 
 def train(folder, model=None, *, head=HEAD, epochs=3, rate=0.01, batch_size=16, **options):
     """A short run on drawn noise: (model, history)."""
-    model = model or network(head)
-    history = training.fit(
-        model,
-        [head],
-        Batches(*red_or_blue(), batch_size, shuffle=True),
-        VAL,
-        optimizer=torch.optim.Adam(model.parameters(), rate),
-        epochs=epochs,
-        folder=folder,
-        progress=False,
-        **{
-            "precision": "fp32",
-            "device": "cpu",
-            "monitor": f"val_{head.name}_{head.metric}",
-            "best": head.best,
-            **options,
-        },
-    )
-    return model, history
+    model, feed = model or network(head), Batches(*red_or_blue(), batch_size, shuffle=True)
+    how = {"precision": "fp32", "device": "cpu", "monitor": f"val_{head.name}_{head.metric}", "best": head.best}
+    how |= {"optimizer": torch.optim.Adam(model.parameters(), rate), "epochs": epochs, "progress": False, **options}
+    return model, training.fit(model, [head], feed, VAL, folder=folder, **how)
 
 
 def weights(model):
@@ -75,7 +60,8 @@ def accuracy(model, **options):
     return (training.predict(model, VAL, **options)["colour"].argmax(1) == VAL.targets["colour"][:, 0]).mean()
 
 
-def test_learns_and_keeps_its_history(tmp_path):
+def test_learns_and_keeps_its_history_and_leaves_the_allocator_of_the_process_alone(tmp_path, monkeypatch):
+    monkeypatch.delattr(ctypes, "CDLL")
     model, history = train(tmp_path, epochs=8)
     assert history["val_colour_acc"].max() > 0.9
     assert history["epoch"].tolist() == list(range(1, 9)) and (history["images_per_s"] > 0).all()
@@ -205,11 +191,6 @@ def test_on_a_processor_bf16_is_taken_where_there_is_a_matrix_unit(monkeypatch, 
         assert torch.is_autocast_enabled("cpu") is has_unit
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert not training.has_bf16(torch.device("cpu"))
-
-
-def test_fit_leaves_the_allocator_of_the_process_alone(tmp_path, monkeypatch):
-    monkeypatch.delattr(ctypes, "CDLL")
-    train(tmp_path, epochs=1)
 
 
 def test_bf16_trains_and_predicts(tmp_path):

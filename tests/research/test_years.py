@@ -56,6 +56,8 @@ def test_point_losses_are_the_named_ones():
     assert {kind: Years(kind=kind).loss(one, exact).item() for kind in expected} == pytest.approx(expected)
     assert Years(kind="relu").loss(torch.tensor([[-4.0]]), exact).item() == 900
     assert Years(kind="relu").read(torch.tensor([[-4.0]])).item() == 0
+    with pytest.raises(ValueError, match="no kind of age 'nope'; there are mse"):
+        Years(kind="nope")
 
 
 def test_distributions_are_read_by_mean_median_and_deviation():
@@ -155,8 +157,3 @@ def test_near_duplicates_get_one_age():
     merged = years.merge_duplicates(table)
     np.testing.assert_array_equal(merged["age"], [22, 22, np.nan, np.nan, 20, 24, np.nan])
     assert merged["age_group"].notna().tolist() == [True, True, False, False, True, True, True]
-
-
-def test_unknown_kind_is_named():
-    with pytest.raises(ValueError, match="no kind of age 'nope'; there are mse"):
-        Years(kind="nope")
