@@ -265,7 +265,7 @@ def age_errors(kind: str) -> str:
 
 
 def groups(kind: str) -> str:
-    """How often the default network answers gender right, by group of people (``kind``: age_group, race), worst first."""
+    """How often the default network is right about gender, by group (``kind``: age_group, race), worst first."""
     rows = []
     for source, parts in pd.DataFrame(metrics_of(predict.TASKS["gender"])["test"]).groupby("source"):
         parts = parts[(parts["head"] == "gender") & (parts["by"] == kind)]
