@@ -37,8 +37,8 @@ from faces.research.networks import Network
 from faces.research.steps import commit
 
 SUBJECTS = ("face", "picture")
-# Largest differences, of a probability and of an age in years; the same with weights in 16 bits.
-TOLERANCES = {Classes: (1e-4, 0.02), Years: (0.01, 0.5)}
+# Largest differences, of a probability and of an age or its interval in years; the same with weights in 16 bits.
+TOLERANCES = {Classes: (1e-4, 0.02), Years: (0.01, 1.0)}
 
 
 class ExportError(RuntimeError):
