@@ -351,7 +351,7 @@ def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, 
         for at, word in (marks or {}).items():
             ax.axvline(at, color=MUTED, linewidth=1, linestyle="--")
             if ax is axes[0, 0]:
-                ax.annotate(word, (at, 1), (3, -9), ("data", "axes fraction"), "offset points", fontsize=8, color=MUTED)
+                ax.annotate(word, (at, 0), (3, 3), ("data", "axes fraction"), "offset points", fontsize=8, color=MUTED)
         ax.set(xlabel="epoch", title=label)
         ax.margins(y=0.14)
         ax.xaxis.get_major_locator().set_params(integer=True)
