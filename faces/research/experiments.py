@@ -534,13 +534,18 @@ def publish(
         place = Path(temporary)
         about: dict[str, Any] = {"size": recipe.size, "whole": recipe.whole, "subject": subject, "half": half}
         compared = pixels[_some(unseen, 500)]
-        difference = export.export(network, place / "model.onnx", found, pixels=compared, fitted=fitted, **about)
+
+        def write() -> float:
+            found_apart = export.export(network, place / "model.onnx", found, pixels=compared, fitted=fitted, **about)
+            if int8:
+                export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
+            return found_apart
+
+        difference = write()
         if int8:
-            export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
             val = np.flatnonzero(manifest["split"] == "val")
             fitted |= refitted(place / "model.onnx", found, fitted, pixels, manifest, val)
-            export.export(network, place / "model.onnx", found, pixels=compared, fitted=fitted, **about)
-            export.quantize(place / "model.onnx", place / "model.onnx", pixels[_some(train, 300)])
+            write()
         photos = manifest.iloc[test].reset_index(drop=True)
         figures = evaluation.figures(photos, {})
         if len(test):
