@@ -397,10 +397,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies matrices faster in bfloat16 than in single precision (a CPU: with AMX)."""
+    """Whether the hardware multiplies matrices faster in bfloat16 than in single precision."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that is supported
+    return device.type == "cpu" and bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def _autocast(device: torch.device, precision: str):

@@ -183,13 +183,13 @@ def test_the_same_fit_regresses(tmp_path):
     assert history["val_age_mae"].iloc[-1] < 0.8 * history["val_age_mae"].iloc[0]
 
 
-@pytest.mark.parametrize("has_unit", [True, False])
-def test_on_a_processor_bf16_is_taken_where_there_is_a_matrix_unit(monkeypatch, has_unit):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_unit, raising=False)
-    assert training.has_bf16(torch.device("cpu")) is has_unit
+@pytest.mark.parametrize(("able", "quick"), [("amx_bf16", True), ("avx512_bf16", True), ("avx512_f", False)])
+def test_on_a_processor_bf16_is_taken_where_there_are_instructions_for_it(monkeypatch, able, quick):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True}, raising=False)
+    assert training.has_bf16(torch.device("cpu")) is quick
     with training._autocast(torch.device("cpu"), "auto")():
-        assert torch.is_autocast_enabled("cpu") is has_unit
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+        assert torch.is_autocast_enabled("cpu") is quick
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not training.has_bf16(torch.device("cpu"))
 
 
