@@ -23,7 +23,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from faces import cli, pipeline, predict
-from faces.research import analysis, cards, elsewhere, evaluation
+from faces.research import analysis, cards, elsewhere, evaluation, plots
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
@@ -270,8 +270,7 @@ def groups(kind: str) -> str:
     for source, parts in pd.DataFrame(metrics_of(predict.TASKS["gender"])["test"]).groupby("source"):
         parts = parts[(parts["head"] == "gender") & (parts["by"] == kind)]
         for part in parts.sort_values("mean").to_dict("records"):
-            group = part["value"].replace("_Hispanic", " or Hispanic")
-            rows.append([SOURCES[source], group, f"{part['photos']:,}", interval(part[key] for key in BOUNDS)])
+            rows.append([SOURCES[source], plots.human(part["value"]), f"{part['photos']:,}", interval(part[key] for key in BOUNDS)])
     return table(["photos of", kind.replace("_", " "), "number", "accuracy"], rows)
 
 
@@ -378,7 +377,7 @@ def speed() -> str:
     known = "crops of one face, `--faces crop`"
     for kind, photos in (("crops", "crops of one face"), ("known_crops", known), ("large", "photos of 12 megapixels")):
         for tasks, figures in about[kind].items():
-            name = f"gender, by `{tasks}`" if "_" in tasks else tasks
+            name = tasks.replace("--quick", "`--quick`")
             speeds = [f"{figures[f'{part}_photos_per_s']:,}" for part in ("process", "decode")]
             rows.append([name, f"{figures['photos']:,} {photos}", *speeds, f"{figures['times_decode']} ×"])
     return table(["tasks", "photos", "process.py, photos/s", "decoding alone", "times decoding"], rows)
