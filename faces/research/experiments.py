@@ -321,7 +321,7 @@ def taught(
     """Averaged outputs of a recipe's teachers, ``{head}/teacher``; NaN where they contradict a label."""
     sums: dict[str, list[np.ndarray]] = {}
     for teacher in recipe.teachers:
-        for name, outputs in outputs_of(_teacher(teacher), manifest, **options).items():
+        for name, outputs in outputs_kept(_teacher(teacher), manifest, **options).items():
             sums.setdefault(name, []).append(outputs)
     answers = {}
     for head in found:
@@ -365,6 +365,16 @@ def outputs_of(
 ) -> dict[str, np.ndarray]:
     """Outputs of a trained network for every row: ``{head: float32 [n, k]}``."""
     return _outputs(*load(folder)[:2], manifest, cache, device)
+
+
+def outputs_kept(folder: Path, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"):
+    """``outputs_of``, kept in the cache, so that a run that is taken up again need not ask its teachers again."""
+    asked = [*(_file_hash(folder / name) for name in (ABOUT, "weights.safetensors")), *batches.contents(manifest)]
+    path = Path(cache) / "outputs" / f"{hashlib.sha256(' '.join(asked).encode()).hexdigest()[:16]}.safetensors"
+    if not path.is_file():
+        outputs = outputs_of(folder, manifest, cache=cache, device=device)
+        training.write_safetensors({name: torch.from_numpy(rows) for name, rows in outputs.items()}, path)
+    return {name: rows.numpy() for name, rows in load_file(path).items()}
 
 
 def _outputs(network, recipe, manifest, cache, device):
@@ -430,13 +440,15 @@ def run_after(
     recipe: Recipe,
     weights: str | os.PathLike = "",
     guide: str | os.PathLike = "",
+    teacher: str | os.PathLike = "",
     **options,
 ) -> dict[str, pd.DataFrame]:
-    """``run`` from the weights or beside the guide that an earlier step has written.
+    """``run`` from the weights, beside the guide or taught by the network that an earlier step has written.
 
     ``before``, that step's history, is an input so that a new one makes this step stale.
     """
     recipe = replace(recipe, weights=str(weights or recipe.weights), guide=str(guide or recipe.guide))
+    recipe = replace(recipe, teachers=(str(teacher),) if teacher else recipe.teachers)
     return run(manifest, recipe=recipe, **options)
 
 
@@ -493,6 +505,7 @@ def publish(
     subject: str = "face",
     half: bool = False,
     int8: bool = False,
+    in_front_of: str = "",
     overwrite: bool = False,
     cache: str | os.PathLike = CACHE,
 ) -> dict:
@@ -508,6 +521,7 @@ def publish(
     subject : {"face", "picture"}; what an image shows.
     half : store the weights in 16 bits.
     int8 : compute its backbone in 8 bits (see ``export.quantize``).
+    in_front_of : a larger exported network that it can answer before, by folder or name (see ``sure_from``).
     overwrite : replace a model that is there already.
 
     Raises
@@ -542,9 +556,17 @@ def publish(
             return found_apart
 
         difference = write()
+        val = np.flatnonzero(manifest["split"] == "val")
         if int8:
-            val = np.flatnonzero(manifest["split"] == "val")
             fitted |= refitted(place / "model.onnx", found, fitted, pixels, manifest, val)
+        if in_front_of:
+            ours = export.frame(place / "model.onnx", found, pixels, val)
+            theirs = exported_answers(find_model(in_front_of), manifest.iloc[val].reset_index(drop=True), cache)
+            for head in found:
+                if isinstance(head, heads.Classes):
+                    sure = sure_from(ours, theirs, heads.column(manifest.iloc[val], head.name), head.name)
+                    fitted[head.name] = fitted[head.name] | {"sure": sure}
+        if int8 or in_front_of:
             write()
         photos = manifest.iloc[test].reset_index(drop=True)
         figures = evaluation.figures(photos, {})
@@ -607,6 +629,40 @@ def refitted(
     return again
 
 
+def exported_answers(folder: Path, manifest: pd.DataFrame, cache: str | os.PathLike = CACHE) -> pd.DataFrame:
+    """The answers of an exported network about every row, see ``export.frame``."""
+    found, _, about = export.from_metadata(folder / "model.onnx")
+    pixels = batches.decode(manifest, about["size"], whole=about["whole"], cache=cache)
+    return export.frame(folder / "model.onnx", found, pixels, np.arange(len(manifest)))
+
+
+LOST = 0.0005  # share of a class's validation photos that a small network may get wrong where a larger one is right
+
+
+def sure_from(ours: pd.DataFrame, theirs: pd.DataFrame, label: pd.Series, name: str) -> float:
+    """Confidence from which a small network's answers are as often right as those of a larger one.
+
+    For every class alone, so that none pays for another: counted from the surest answer down, no more than ``LOST`` of
+    its photos are lost on balance, those that the small network alone gets right taken off.
+
+    Parameters
+    ----------
+    ours, theirs : answers of the small and the larger network, as from ``export.frame``, row by row.
+    label : the true class, NaN where it is not known.
+    name : of the head.
+    """
+    label = pd.Series(label.to_numpy())
+    right, before = (table[f"{name}_predicted"] == label for table in (ours, theirs))
+    gained, confidence = right.astype(int) - before.astype(int), ours[f"{name}_confidence"].astype(float)
+    limit = 0.0
+    for _, members in label.dropna().groupby(label):
+        ordered = confidence[members.index].sort_values(ascending=False, kind="stable")
+        lost = gained[ordered.index].cumsum() < -LOST * len(members)
+        if lost.any():
+            limit = max(limit, ordered[lost].iloc[0])
+    return min(1.0, float(np.floor(limit * 1e4) + 1) / 1e4)
+
+
 def _some(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[:: max(1, len(rows) // number)]
 
@@ -626,6 +682,8 @@ class Settings:
     seed : of the split.
     limit : take so many photos of each side, for a trial.
     strangers : folders of pictures of none of the classes, see ``heed_strangers``.
+    half : store the published weights in 16 bits.
+    in_front_of : a larger exported network that this one can answer before, see ``sure_from``.
     """
 
     data: list[str]
@@ -635,6 +693,8 @@ class Settings:
     seed: int = 0
     limit: int | None = None
     strangers: list[str] = Field(default_factory=list)
+    half: bool = False
+    in_front_of: str = ""
 
 
 def read_settings(path: str | os.PathLike, changes: Sequence[str] = ()) -> Settings:
@@ -770,7 +830,8 @@ def train_and_publish(
     if settings.strangers:
         heed_strangers(folder, settings.strangers, cache=cache)
     subject = "face" if FACE_LABELS & set(recipe.learn) else "picture"
-    metrics = publish(folder, folder, manifest, subject=subject, overwrite=True, cache=cache)
+    kind: dict[str, Any] = {"subject": subject, "half": settings.half, "in_front_of": settings.in_front_of}
+    metrics = publish(folder, folder, manifest, **kind, overwrite=True, cache=cache)
     training.remove_checkpoints(folder)
     test = manifest[manifest["split"] == "test"]
     seen = {head.name: set(heads.column(test, head.name)) for head in found}
