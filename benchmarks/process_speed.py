@@ -9,7 +9,7 @@ On either, in turn, several times:
   decode     Pillow opens every file and converts it to RGB, nothing else, in one thread (under Python's global lock
              more threads decode JPEGs no faster)
   TASKS      python process.py --tasks TASKS on the same files, from start to exit, with its own choice of all else
-  MODEL      python process.py --model MODEL likewise: a smaller network for gender, quicker and less often right
+  --quick    likewise, with the small network in front
 
 and the median of each and of their ratios, pair by pair. Also the time from the start of process.py to a finished
 result for a single photo, and its peak memory with 1,000 and with --many links to one photo. With --write the figures
@@ -41,8 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "artifacts" / "process_speed" / "metrics.json"
 LARGE = ROOT / "runs" / "large"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-ASKED = ("gender", "gender,age,glasses")
-SMALLER = "gender_cnn_plus"
+ASKED = ("gender", "gender,age,glasses", "gender --quick")
 DECODE = """
 import sys
 from pathlib import Path
@@ -68,8 +67,7 @@ def timed(*command: str) -> float:
 
 
 def process(folder: Path, home: Path, tasks: str, *more: str) -> list[str]:
-    asked = ["--model", tasks] if tasks == SMALLER else ["--tasks", tasks]
-    return [sys.executable, "process.py", str(folder), *asked, *more, "--output", str(home / "out.json")]
+    return [sys.executable, "process.py", str(folder), "--tasks", *tasks.split(), *more, "-o", str(home / "out.json")]
 
 
 def photos_below(folder: Path, count: int) -> list[Path]:
@@ -86,12 +84,12 @@ def link(photos: list[Path], folder: Path) -> Path:
 
 
 def compared(folder: Path, home: Path, runs: int, *more: str) -> dict:
-    """Photos a second of decoding and of process.py, and their ratio, for each of ``ASKED`` and for ``SMALLER``.
+    """Photos a second of decoding and of process.py, and their ratio, for each of ``ASKED``.
 
     ``more`` are further arguments of process.py.
     """
     count, figures = len(list(folder.iterdir())), {}
-    for tasks in (*ASKED, SMALLER):
+    for tasks in ASKED:
         timed(*process(folder, home, tasks, *more))  # the first run reads the files from the disk
         pairs = []
         for _ in range(runs):

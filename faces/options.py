@@ -63,11 +63,14 @@ def add_options(parser: argparse.ArgumentParser, default: str) -> None:
     option("--max-pixels", type=_positive, metavar="N", help=about)
     about = "faces at once (default: %(default)s)"
     option("--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help=about)
+    about = "gender and glasses by a small network where it is sure, by the default one elsewhere; not with age"
+    option("--quick", action="store_true", help=about)
 
 
 def detection(options: argparse.Namespace) -> dict[str, Any]:
     """The options of ``add_options`` that ``pipeline.Pipeline`` takes."""
-    return {name: getattr(options, name) for name in ("faces", "min_face", "min_score", "max_pixels", "batch_size")}
+    taken = ("faces", "min_face", "min_score", "max_pixels", "batch_size", "quick")
+    return {name: getattr(options, name) for name in taken}
 
 
 def tasks_asked(options: argparse.Namespace, default: Mapping[str, str]) -> dict[str, Model]:

@@ -19,7 +19,18 @@ from PIL import Image, ImageOps
 
 from faces import annotate, finding, images
 from faces.files import Record, StrPath, find_files
-from faces.predict import BATCH_SIZE, PARALLEL_BATCHES, TASKS, Age, Label, Model, UsageError, find_model, printable
+from faces.predict import (
+    BATCH_SIZE,
+    PARALLEL_BATCHES,
+    QUICK,
+    TASKS,
+    Age,
+    Label,
+    Model,
+    UsageError,
+    find_model,
+    printable,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,6 +156,9 @@ class Pipeline:
         As for ``finding.Detector`` and ``images.open_rgb``.
     batch_size : int
         Faces that a network sees at once.
+    quick : bool
+        Have a small model answer before a model of ``predict.QUICK``, which is asked where it is not sure. Ages are
+        always the model's own.
 
     Raises
     ------
@@ -161,16 +175,20 @@ class Pipeline:
         min_score: float = finding.MIN_SCORE,
         max_pixels: int | None = None,
         batch_size: int = BATCH_SIZE,
+        quick: bool = False,
     ):
         self.tasks = {task: (model, model.head(task)) for task, model in tasks.items()}
         self.wanted: dict[Model, list[str]] = {}
         for model, head in self.tasks.values():
             self.wanted.setdefault(model, []).append(head.name)
-        self.frames = sorted({model.frame for model in self.wanted}, reverse=True)
+        self.first = {model: first for model in self.wanted if quick and (first := self._in_front(model))}
+        self.frames = sorted({model.frame for model in (*self.wanted, *self.first.values())}, reverse=True)
         self.faces = "crop" if faces == "auto" and any(model.subject != "face" for model in self.wanted) else faces
         self.max_pixels, self.batch_size = max_pixels, batch_size
         self.look: Callable[..., Any] = _as_crop
         self.settings: dict[str, Any] = {"faces": self.faces}  # that decide the answers
+        if self.first:
+            self.settings["quick"] = {first.name: first.sha256 for first in self.first.values()}
         if self.faces != "crop":
             self.settings |= {"min_face": min_face, "min_score": min_score}
             try:
@@ -191,6 +209,26 @@ class Pipeline:
         # A new error, since one that was raised keeps the pixels that its traceback leads to.
         return Decoded(name, error=images.ImageError(reason, kind))
 
+    def _in_front(self, model: Model) -> Model | None:
+        """The small model that can answer before this one all that is asked of it."""
+        if model.name not in QUICK:
+            return None
+        first = Model(QUICK[model.name])
+        sure = {name for name, head in first.heads.items() if head.sure is not None}
+        return first if sure.issuperset(self.wanted[model]) else None
+
+    def _answers(self, model: Model, heads: list[str], pixels: Mapping[images.Frame, np.ndarray]) -> dict[str, Any]:
+        """Outputs of a model about squares, or of the small model before it where that is sure of every head."""
+        if model not in self.first:
+            return model.answers(pixels[model.frame], heads)
+        first = self.first[model]
+        outputs = first.answers(pixels[first.frame], heads)
+        unsure = np.any([outputs[name].max(1) < (first.heads[name].sure or 0) for name in heads], axis=0)
+        if unsure.any():
+            for name, rest in model.answers(pixels[model.frame][unsure], heads).items():
+                outputs[name][unsure] = rest
+        return outputs
+
     def answer(self, decoded: Sequence[Decoded]) -> list[Photo]:
         """The answers of every model about the faces of some files."""
         squares = [each for file in decoded for each in file.squares]
@@ -198,7 +236,7 @@ class Pipeline:
         for start in range(0, len(squares), self.batch_size):
             part = squares[start : start + self.batch_size]
             pixels = {frame: np.stack(each) for frame, each in zip(self.frames, zip(*part, strict=True), strict=True)}
-            outputs = {model: model.answers(pixels[model.frame], heads) for model, heads in self.wanted.items()}
+            outputs = {model: self._answers(model, heads, pixels) for model, heads in self.wanted.items()}
             columns = [head.read(outputs[model][head.name]) for model, head in self.tasks.values()]
             answers += [dict(zip(self.tasks, row, strict=True)) for row in zip(*columns, strict=True)]
         rest = iter(answers)

@@ -27,6 +27,8 @@ ARTIFACTS = ROOT / "artifacts"  # of a checkout
 PACKAGED = Path(__file__).resolve().parent / "artifacts"  # of an installed wheel
 # Task -> the model that answers it by default, by the head of that name or its only head. Several tasks may have one.
 TASKS = dict.fromkeys(("gender", "age", "glasses"), "faces_mobilenet_v1")
+# Model -> a small one that can answer before it, see ``Head.sure``.
+QUICK = {"faces_mobilenet_v1": "faces_small"}
 SCHEMA = 2  # of the metadata
 BATCH_SIZE = 16  # larger batches take more memory, and more time, since they leave the processor's caches
 # Batches that are run side by side, and threads of each: small networks use cores better in two batches than in one.
@@ -79,12 +81,16 @@ class Head:
         Confidence below which the model abstains.
     coverage : float or None
         Share of the ages that the intervals are to hold.
+    sure : float or None
+        Of a small model: confidence from which its answers were as often right as those of the model that it can
+        answer before.
     """
 
     name: str
     classes: tuple[str, ...] = ()
     abstain_below: float | None = None
     coverage: float | None = None
+    sure: float | None = None
 
     @property
     def width(self) -> int:
@@ -163,7 +169,7 @@ class Model:
         for name, head in about["heads"].items():
             fitted = head.get("fitted", {})
             classes = tuple(head.get("classes", ()))
-            self.heads[name] = Head(name, classes, fitted.get("abstain_below"), fitted.get("coverage"))
+            self.heads[name] = Head(name, classes, *map(fitted.get, ("abstain_below", "coverage", "sure")))
         self._input = self.session.get_inputs()[0].name
         trial = np.zeros((2, self.size, self.size, 3), np.uint8)
         answers = self.session.run(list(self.heads), {self._input: trial})

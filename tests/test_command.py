@@ -22,6 +22,7 @@ from faces import cli, predict
 from faces.research import demo
 
 ROOT = Path(__file__).resolve().parent.parent
+DEFAULTS = {*predict.TASKS.values(), *predict.QUICK.values()}
 
 
 def test_help_names_every_command_and_version_is_told(capsys):
@@ -100,7 +101,7 @@ def test_ages_are_tested_and_labels_that_are_not_there_told(tmp_path, both, caps
 def test_the_wheel_carries_the_default_models_and_the_detector():
     carried = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     models = {path.split("/")[0] for path in carried["faces.artifacts"] if path.endswith("/model.onnx")}
-    assert models == {*predict.TASKS.values(), "face_finder"}
+    assert models == {*DEFAULTS, "face_finder"}
 
 
 def link_package(name, site):
@@ -124,7 +125,7 @@ def test_the_wheel_labels_from_any_folder(photos, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)  # it would come before what is installed
     source, work = tmp_path / "source", tmp_path / "work"
     shutil.copytree(ROOT / "faces", source / "faces", ignore=shutil.ignore_patterns("__pycache__"))
-    for model in (*set(predict.TASKS.values()), "face_finder", "gender_cnn"):
+    for model in (*DEFAULTS, "face_finder", "gender_cnn"):
         shutil.copytree(ROOT / "artifacts" / model, source / "artifacts" / model)
     for name in ("pyproject.toml", "README.md", "LICENSE", "artifacts/SHA256SUMS"):
         shutil.copy(ROOT / name, source / name)
@@ -148,6 +149,6 @@ def test_the_wheel_labels_from_any_folder(photos, tmp_path, monkeypatch):
     assert list(json.loads((work / "process_results.json").read_text())) == sorted(COLOURS)
     assert sorted(path.name for path in work.iterdir()) == ["process_results.json", "process_run.json"]
     listed = subprocess.run([command[0], "models"], cwd=work, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"^\w+", listed, re.MULTILINE) == sorted(set(predict.TASKS.values()))
+    assert re.findall(r"^\w+", listed, re.MULTILINE) == sorted(DEFAULTS)
     lacking = subprocess.run([command[0], "evaluate"], cwd=work, capture_output=True, text=True)
     assert lacking.returncode == 2 and lacking.stderr.endswith("is not installed: pip install 'faces[research]'\n")

@@ -23,3 +23,10 @@ def test_one_exported_network_answers_every_question_and_is_compared_on_the_same
     assert all(len(other) == len(one) for other in others)
     groups = [table["group"].tolist() for table in answers.values()]
     assert all(other == groups[0] for other in groups)
+
+
+def test_the_small_network_knows_from_where_it_is_sure(executed):
+    small = predict.Model(executed / "models" / "faces_small", verify=False)
+    assert [head.sure is not None for head in small.heads.values()] == [True, False, True]  # gender, age, glasses
+    kept = steps.Steps(executed / "07", [], executed)
+    assert len(kept.read("small_answers")["faces_small"]) == len(kept.read("answers")["faces_mobilenet_v1"])

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tiny_model
 from PIL import Image
 from tiny_model import COLOURS
 
@@ -24,6 +25,46 @@ def test_a_model_of_several_tasks_runs_once(both, photos, monkeypatch):
     assert ran == [["colour", "age"]]
     assert {name: answer["colour"].label for name, answer in found.items()} == COLOURS
     assert found["img_0.jpg"]["age"].years == pytest.approx(25.4, abs=0.2)
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A network of colour and age, a smaller one that can answer colours before it, and what both were asked."""
+    large = predict.Model(tiny_model.write(tmp_path / "large", heads=["colour", "age"], size=32))
+    about = tiny_model.metadata(("colour", tiny_model.CLASSES, {"sure": 0.9}), "age", subject="face")
+    small = tiny_model.write(tmp_path / "small", heads=["colour", "age"], about=about)
+    monkeypatch.setattr(pipeline, "QUICK", {"large": str(small)})
+    ran, real = [], predict.Model.answers
+
+    def answers(model, pixels, *heads):
+        ran.append((model.name, len(pixels)))
+        return real(model, pixels, *heads)
+
+    monkeypatch.setattr(predict.Model, "answers", answers)
+    return large, ran
+
+
+def test_a_small_network_answers_where_it_is_sure(quick, photos):
+    large, ran = quick
+    tiny_model.picture(photos / "img_1.jpg", (138, 131, 131))  # red by little
+    names = sorted(COLOURS)
+    expected = [photo.faces[0].answers for photo in pipeline.Pipeline({"colour": large}, "crop").stream(photos, names)]
+    ran.clear()
+    asked = pipeline.Pipeline({"colour": large}, "crop", quick=True)
+    assert list(asked.settings["quick"]) == ["small"]
+    found = [photo.faces[0].answers for photo in asked.stream(photos, names)]
+    assert ran == [("small", 5), ("large", 1)]
+    for one, other in zip(found, expected, strict=True):
+        assert one["colour"].label == other["colour"].label
+        assert one["colour"].confidence == pytest.approx(other["colour"].confidence, abs=1e-3)
+    assert 0.5 < found[1]["colour"].confidence < 0.9
+
+
+def test_ages_are_never_those_of_the_small_network(quick, photos):
+    large, ran = quick
+    asked = pipeline.Pipeline({"colour": large, "age": large}, "crop", quick=True)
+    assert len(list(asked.stream(photos, sorted(COLOURS)))) == 5
+    assert ran == [("large", 5)] and "quick" not in asked.settings
 
 
 def test_heads_are_chosen_by_name_or_because_there_is_no_other(both, folder):

@@ -40,6 +40,8 @@ def tool(tmp_path_factory):
         shutil.copy(ROOT / name, folder / name)
     for model in set(TASKS.values()):
         tiny_model.write(folder / "artifacts" / model, heads=[task for task in TASKS if TASKS[task] == model])
+    quick = tiny_model.metadata(("gender", tiny_model.CLASSES, {"sure": 0.9}), size=12)
+    tiny_model.write(folder / "artifacts" / "faces_small", heads=["gender"], about=quick, size=12)
     shutil.copytree(ROOT / "artifacts" / "face_finder", folder / "artifacts" / "face_finder")
     trust.vouch(folder / "artifacts" / "face_finder")
     return folder
@@ -92,6 +94,14 @@ def test_the_plain_command(tool, results, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")
+def test_quick_has_the_small_network_answer(tool, results, photos):
+    for asked, small in (("gender,glasses", False), ("gender", True)):  # the small one knows no glasses
+        process(tool, photos, "--tasks", asked, "--quick")
+        options = json.loads(results.with_name("process_run.json").read_text())["options"]
+        assert ("faces_small" in options.get("quick", {})) is small
+    assert json.loads(results.read_text()) == tiny_model.COLOURS
+
+
 def test_a_name_that_is_not_utf8(tool, results, tmp_path):
     try:
         picture(tmp_path / os.fsdecode(b"caf\xe9.jpg"), "red")

@@ -238,12 +238,36 @@ def against(after: pd.DataFrame, before: pd.DataFrame, head: str, by: Sequence[s
     return evaluation.figures(after, {key: one[key] - other[key] for key in one}, by, differences=True)
 
 
-def last_stage(photos: pd.DataFrame, *, run: Path, number: int, by: Sequence[str], cache: Path) -> pd.DataFrame:
-    """What the last of ``number`` stages changed in answers about test photos: ``against`` for each head; a step."""
+def averaged(tables: Sequence[pd.DataFrame], head: str) -> pd.DataFrame:
+    """The first of some models' answers, with the mean of all their probabilities of the two classes of ``head``."""
+    one, other = sorted(tables[0][head].dropna().unique())
+    sure = [(table[f"{head}_confidence"], table[f"{head}_predicted"] == one) for table in tables]
+    share = sum(confidence.where(chosen, 1 - confidence) for confidence, chosen in sure) / len(tables)
+    said = {f"{head}_predicted": np.where(share >= 0.5, one, other), f"{head}_confidence": np.maximum(share, 1 - share)}
+    return tables[0].assign(**said)
+
+
+def quick(small: pd.DataFrame, whole: pd.DataFrame, head: str, sure: float) -> pd.DataFrame:
+    """``against`` of a small model that answers alone from a confidence on, and of the share ``alone`` by source."""
+    said = [f"{head}_predicted", f"{head}_confidence"]
+    alone = small[f"{head}_confidence"] >= sure
+    mixed = whole.assign(**small[said].where(alone, whole[said]))
+    share = alone[whole[head].notna()].groupby(whole["source"]).mean()
+    return against(mixed, whole, head).assign(alone=lambda table: table["source"].map(share))
+
+
+def last_stage(
+    photos: pd.DataFrame, answers: pd.DataFrame, *, run: Path, number: int, by: Sequence[str], cache: Path
+) -> pd.DataFrame:
+    """What the last of ``number`` stages changed in answers about test photos: ``against`` for each head; a step.
+
+    ``answers`` are those of the finished run, as from ``experiments.run``.
+    """
     from faces.research import experiments
 
     test = photos[photos["split"] == "test"].reset_index(drop=True)
-    before, after = (experiments.predict(run / f"stage-{stage}", test, cache=cache) for stage in (number - 1, number))
+    before = experiments.predict(run / f"stage-{number - 1}", test, cache=cache)
+    after = answers[answers["split"] == "test"].reset_index(drop=True)
     learnt = experiments.load(run)[1].learn
     return pd.concat([against(after, before, name, by) for name in learnt], ignore_index=True)
 

@@ -33,6 +33,7 @@ NAMES = {
     "age_resnet50": "ResNet50 for age",
     "glasses_cnn": "glasses network",
     "faces_mobilenet_v1": "one network",
+    "faces_small": "small network",
 }
 INK, MUTED = "#222222", "#8a8a8a"
 FEWEST_IN_A_MEAN = 50  # an average of fewer photos could still show somebody
