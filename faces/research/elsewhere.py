@@ -154,8 +154,7 @@ def between_expressions(kept: pd.DataFrame) -> pd.DataFrame:
 
 def told(table: pd.DataFrame, form: str) -> pd.DataFrame:
     """Means with their intervals as words, in ``mean``; ``form`` is how a number is written, e.g. {:.1%}."""
-    words = [evaluation.words(row, form) for row in table[["mean", "low", "high"]].to_numpy()]
-    return table[["people", "photos"]].assign(mean=words)
+    return table[["people", "photos"]].assign(mean=evaluation.in_words(table, form))
 
 
 def sheet(some: pd.DataFrame, answers: pd.DataFrame, size: int = 96) -> tuple[list, list, list]:
