@@ -71,21 +71,16 @@ def human(name: object) -> str:
     return NAMES.get(str(name), str(name).replace("_", " "))
 
 
-def counts(
-    manifest: pd.DataFrame, column: str, by: str | None = None, *, order: Sequence[str] | None = None, ax=None
-) -> plt.Axes:
+def counts(manifest: pd.DataFrame, column: str, by: str, *, order: Sequence[str], ax: plt.Axes) -> plt.Axes:
     """Bars: how many photos have each value of a column, side by side for each value of ``by``, numbers on top."""
-    ax = ax or plt.gca()
-    look = {} if by else {"color": COLOURS[0]}
-    sns.countplot(manifest, x=column, hue=by, order=order, ax=ax, saturation=1, **look)
+    sns.countplot(manifest, x=column, hue=by, order=order, ax=ax, saturation=1)
     for bars in ax.containers:
         ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, color=INK, padding=2)
     ax.set(xlabel="", ylabel="photos")
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(False, axis="x")
-    if by:
-        # Above the axes, where no bar can be.
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=8, borderaxespad=0.2, fontsize=9)
+    # Above the axes, where no bar can be.
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=8, borderaxespad=0.2, fontsize=9)
     return ax
 
 
@@ -121,9 +116,8 @@ def grid(pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: in
     return figure
 
 
-def confusion(table: pd.DataFrame, *, title: str = "", ax=None) -> plt.Axes:
+def confusion(table: pd.DataFrame, *, title: str, ax: plt.Axes) -> plt.Axes:
     """A confusion matrix: share of each true class in colour, share and count in words."""
-    ax = ax or plt.gca()
     shares = table.div(table.sum(axis=1), axis=0)
     words = shares.map("{:.1%}".format) + "\n" + table.map("{:,}".format)
     sns.heatmap(shares, annot=words, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=ax, linewidths=2)
@@ -396,12 +390,11 @@ def network(stages: pd.DataFrame) -> Figure:
     height, width = np.sqrt(stages["side"]), np.sqrt(stages["channels"])
     gap = width.sum() * 0.6 / len(stages)
     left = 0.0
-    for number, name in enumerate(stages.index):
-        high, broad = height.iloc[number], width.iloc[number]
+    boxes = zip(stages.index, height, width, stages["side"], stages["channels"], strict=True)
+    for number, (name, high, broad, side, channels) in enumerate(boxes):
         middle = left + broad / 2
         ax.add_patch(plt.Rectangle((left, -high / 2), broad, high, color=COLOURS[0], alpha=0.25 + 0.5 * (number % 2)))
         ax.text(middle, height.max() / 2 * 1.1, human(name), ha="center", va="bottom", fontsize=8, rotation=30)
-        side, channels = stages["side"].iloc[number], stages["channels"].iloc[number]
         ax.text(middle, -height.max() / 2 * 1.1, f"{side}²\n× {channels}", ha="center", va="top", fontsize=8)
         left += broad + gap
     ax.set(xlim=(-gap, left), ylim=(-height.max() * 0.95, height.max() * 0.95))
@@ -499,9 +492,8 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes) -> plt.
     place, step = -np.inf, (table[y].max() - table[y].min()) / 12
     for name in sorted(ends, key=lambda name: ends[name]):
         place = max(ends[name], place + step)
-        ax.annotate(human(name), (table[x].max(), place), (6, 0), textcoords="offset points", va="center").set(
-            color=colours[name], fontsize=9
-        )
+        look = {"textcoords": "offset points", "va": "center", "color": colours[name], "fontsize": 9}
+        ax.annotate(human(name), (table[x].max(), place), (6, 0), **look)
     ax.set(xlabel=human(x))
     return ax
 
@@ -511,8 +503,7 @@ def confused(table: pd.DataFrame) -> Figure:
 
     ``table``: as from ``evaluation.confusion``.
     """
-    wrong = table.where(~np.eye(len(table), dtype=bool), 0)
-    wrong.index, wrong.columns = wrong.index.map(human), wrong.columns.map(human)
+    wrong = table.where(~np.eye(len(table), dtype=bool), 0).rename(index=human, columns=human)
     words = wrong.map(lambda count: str(count) if count else "")
     look = {"cmap": "Oranges", "vmin": 0, "vmax": max(1, wrong.to_numpy().max()) * 1.4, "cbar": False}
     side = 1.6 + 0.36 * len(table)
