@@ -157,7 +157,7 @@ def told(table: pd.DataFrame, form: str) -> pd.DataFrame:
     return table[["people", "photos"]].assign(mean=evaluation.in_words(table, form))
 
 
-def sheet(some: pd.DataFrame, answers: pd.DataFrame, size: int = 96) -> tuple[list, list, list]:
+def sheet(some: pd.DataFrame, answers: pd.DataFrame) -> tuple[list, list, list]:
     """Pictures, headings and answers of some photos for ``plots.answer_sheet``, in their order."""
     pictures, headings, said = [], [], []
     for row in some.to_dict("records"):
@@ -165,7 +165,7 @@ def sheet(some: pd.DataFrame, answers: pd.DataFrame, size: int = 96) -> tuple[li
         if row["file"]:  # portraits with much around the head
             width, height = picture.size
             picture = picture.crop((0.14 * width, 0.06 * height, 0.86 * width, 0.78 * height))
-        pictures.append(np.asarray(images.square(picture, size)))
+        pictures.append(np.asarray(images.square(picture, 96)))
         about = [row["gender"], "" if pd.isna(row["age"]) else f"{row['age']:.0f}", row["expression"]]
         headings.append(", ".join(str(part) for part in about if part))
         rows = answers[answers["photo"] == row["photo"]]

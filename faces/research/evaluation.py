@@ -157,7 +157,7 @@ def words(figures: Sequence[float], form: str = "{:.1%}") -> str:
 
 
 def resampled(
-    frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int = 1000, seed: int = 0
+    frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int
 ) -> pd.DataFrame:
     """Any figures of a frame with their 95 % bootstrap percentile intervals, drawn by whole groups.
 
@@ -170,7 +170,7 @@ def resampled(
     DataFrame indexed by the names: value, low, high.
     """
     codes = np.unique(frame["group"], return_inverse=True)[1]
-    groups, rng, drawn = codes.max() + 1, np.random.default_rng(seed), []
+    groups, rng, drawn = codes.max() + 1, np.random.default_rng(0), []
     for _ in range(resamples):
         counts = np.bincount(rng.integers(0, groups, groups), minlength=groups)
         drawn.append(statistics(counts[codes].astype(float)))

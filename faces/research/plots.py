@@ -620,7 +620,7 @@ def ages_with_intervals(table: pd.DataFrame) -> Figure:
     known = table[table["age"].notna()]
     for covered, colour, word in ((1, COLOURS[0], "interval holds the age"), (0, COLOURS[4], "interval misses it")):
         part = known[known["covered"] == covered]
-        at = part["age"] + np.linspace(-0.35, 0.35, len(part)) if len(part) else part["age"]  # side by side
+        at = part["age"] + np.linspace(-0.35, 0.35, len(part))  # side by side
         ax.vlines(at, part["low"], part["high"], color=colour, alpha=0.35, linewidth=1)
         ax.plot(at, part["predicted"], "o", markersize=3, color=colour)
         ax.text(0.02, 0.93 - 0.08 * (1 - covered), word, color=colour, transform=ax.transAxes)
