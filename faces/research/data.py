@@ -505,12 +505,10 @@ def group(manifest: pd.DataFrame, *, max_distance: int = 52) -> pd.DataFrame:
     first, second, _ = near_pairs(codes[readable], max_distance)
     links = [np.stack([readable[first], readable[second]])]
     if "identity" in manifest:
-        known = np.flatnonzero(manifest["identity"].notna())
+        known = manifest.assign(row=range(n)).dropna(subset="identity")
         # Person 7 of one source is not person 7 of another.
-        same, _ = pd.factorize(manifest["source"].astype(str) + "/" + manifest["identity"].astype(str))
-        order = known[np.argsort(same[known], kind="stable")]
-        pairs = np.stack([order[:-1], order[1:]])
-        links.append(pairs[:, same[pairs[0]] == same[pairs[1]]])
+        firsts = known.groupby(["source", "identity"])["row"].transform("first")
+        links.append(np.stack([known["row"], firsts]))
     rows, columns = np.concatenate(links, axis=1)
     graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
     return manifest.assign(group=connected_components(graph, directed=False)[1])
