@@ -81,19 +81,12 @@ def few(photos: pd.DataFrame, train: int, seed: int) -> pd.DataFrame:
 def compare(
     photos: pd.DataFrame, *, recipes: Mapping, folder: Path, cache: Path, train: int | None = None, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """Train each recipe on the same photos and test it on all test photos.
-
-    Parameters
-    ----------
-    recipes : of one label each, the same one.
-    folder : of the runs, see ``run_folder``.
-    train : compare on so many photos, see ``few``; default all.
+    """Train recipes of one label on the same photos, or ``train`` of them (see ``few``); test each on all test photos.
 
     Returns
     -------
     dict: "summary": recipe, parameters, photos, epochs, kept (epoch), val, one column a source, all with its interval
-    low to high, tested (photos), minutes; "history": of all, with ``recipe``; accuracies in columns train_acc and
-    val_acc.
+    low to high, tested (photos), minutes; "history": of all, with ``recipe``; see ``plain_names``.
     """
     from faces.research import experiments, networks
 
@@ -346,9 +339,7 @@ SETS = {
 def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, folder: Path | None = None) -> pd.DataFrame:
     """Differences of accuracy on the test rows between several views of each photo and the plain one, with intervals.
 
-    Returns
-    -------
-    DataFrame: ``views`` (a key of ``SETS``), ``by``: probabilities "averaged", or "voted" (ties by the plain view),
+    The table has ``views`` (a key of ``SETS``), ``by``: probabilities "averaged", or "voted" (ties by the plain view),
     mean, low, high, photos.
     """
     import torch
@@ -406,13 +397,9 @@ def occlusion(network: Exported, pixels: np.ndarray, numbers: np.ndarray) -> np.
 
 
 def portraits(where: Path, *, model: str, label: str, names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
-    """Faces of portraits that may be shown, the network's answers, and what it looks at.
+    """Faces of portraits that may be shown, files below ``where``: the network's answers, and what it looks at.
 
-    ``names`` are files below ``where``. Each holds one face, which is detected and cut out.
-
-    Returns
-    -------
-    DataFrame: ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8
+    The table has ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8
     ``[size, size, 3]`` and float16 ``[size, size]``, see ``occlusion``.
     """
     network, detector = Exported(model, label, folder), finding.Detector(predict.ARTIFACTS / "face_finder")

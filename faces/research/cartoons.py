@@ -144,12 +144,9 @@ def strangers(pictures: pd.DataFrame, *, label: str, known: Sequence[str], run: 
 
 
 def heeding(met: pd.DataFrame, own: pd.DataFrame, label: str, limit: float) -> tuple[float, str]:
-    """``evaluation.heeding`` of the strangers ``met`` in training, and in words what it does on test pictures.
+    """``evaluation.heeding`` of ``strangers`` met in training, and in words what it does on test pictures.
 
-    Parameters
-    ----------
-    met : as from ``strangers``.
-    own : test pictures of the known classes, as from ``experiments.predict``.
+    ``own`` are test pictures of the known classes, as from ``experiments.predict``.
     """
     limit = evaluation.heeding(limit, met.loc[met["split"] != "test", "confidence"])
     new, sure = met[met["split"] == "test"], own[own[f"{label}_confidence"] >= limit]

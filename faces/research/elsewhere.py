@@ -40,13 +40,10 @@ def people(roots: Sequence[str | Path]) -> pd.DataFrame:
 def ask(
     photos: pd.DataFrame, *, models: Sequence[str], margins: Sequence[float] = (), sides: Sequence[int] = ()
 ) -> pd.DataFrame:
-    """Answers of exported models to the largest face of each photo, and to altered copies.
+    """Answers of all heads of exported models to the largest face of each photo, and to altered copies.
 
-    Parameters
-    ----------
-    models : names of model folders; each answers for all its heads.
-    margins : factors on the side of the square that is cut out around the face.
-    sides : long sides in pixels to which whole photos are scaled down before a face is looked for.
+    ``margins`` are factors on the side of the square that is cut out around the face, ``sides`` long sides in pixels
+    to which whole photos are scaled down before a face is looked for.
 
     Returns
     -------

@@ -173,13 +173,9 @@ def share(flags: pd.Series, groups: pd.Series) -> str:
 def interact(show: Callable, **controls) -> None:
     """Widgets under which a text and a figure are drawn anew whenever one is moved.
 
-    As ``ipywidgets.interact``, but without its Output widget, on which nbclient, and so papermill, sometimes waits for
-    ever.
-
-    Parameters
-    ----------
-    show : called with the value of every control by name; returns a text, and a figure or None.
-    **controls : widgets, or what ``ipywidgets.interact`` takes for one: a range (low, high, step), a list.
+    As ``ipywidgets.interact``, whose ``controls`` it takes, but without its Output widget, on which nbclient, and so
+    papermill, sometimes waits for ever. ``show``, called with the value of every control by name, returns a text, and
+    a figure or None.
     """
     import ipywidgets
     from IPython.display import display

@@ -99,11 +99,9 @@ def paired_bars(table: pd.DataFrame, *, ax: plt.Axes) -> plt.Axes:
 
 
 def grid(pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
-    """Images side by side, a title above each.
+    """Images, uint8 ``[n, size, size, 3]``, side by side, a title above each.
 
     Save it only where nobody can be recognised in it: drawn faces, or averages.
-
-    ``pixels``: uint8 ``[n, size, size, 3]``.
     """
     rows = -(-len(pixels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, (1.5 if titles else 1.3) * rows), squeeze=False)
@@ -126,12 +124,9 @@ def confusion(table: pd.DataFrame, *, title: str, ax: plt.Axes) -> plt.Axes:
 
 
 def intervals(table: pd.DataFrame, *, xlabel: str, title: str = "", ax=None, overall: float | None = None) -> plt.Axes:
-    """Dots with intervals, one row a group, and how many photos each rests on.
+    """Dots with intervals, one row a group, and how many photos each rests on; ``overall`` is a line to compare with.
 
-    Parameters
-    ----------
-    table : from ``evaluation.by_group``: mean, low, high, photos.
-    overall : drawn as a line to compare with.
+    ``table``: from ``evaluation.by_group``: mean, low, high, photos.
     """
     ax = ax or plt.gca()
     rows = np.arange(len(table))[::-1]
@@ -186,12 +181,9 @@ def in_percent(*axes: plt.Axes, x: bool = False, y: bool = False, digits: int = 
 
 
 def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = None, stages: Sequence[str] = ()):
-    """Loss and accuracy by epoch, training and validation; the epoch that is kept, and where stages begin.
+    """Loss and accuracy by epoch, training and validation; the epoch that is kept, and where the named stages begin.
 
-    Parameters
-    ----------
-    table : epoch, stage, train_loss, val_loss, train_acc, val_acc.
-    stages : name of each stage, if there are several.
+    ``table``: epoch, stage, train_loss, val_loss, train_acc, val_acc.
     """
     figure, axes = plt.subplots(1, 2, figsize=(7, 3))
     for ax, name, label in zip(axes, ("loss", "acc"), ("loss", "accuracy"), strict=True):
@@ -221,13 +213,7 @@ def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = 
 
 
 def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: dict[str, float] | None = None) -> Figure:
-    """``intervals`` one above the other on one scale, in percent; as high as their rows need.
-
-    Parameters
-    ----------
-    tables : title -> as for ``intervals``.
-    overall : title -> a line to compare with.
-    """
+    """``intervals`` of the table, and the line to compare with, of each title: one above the other, in percent."""
     rows = [len(table) + 1.6 for table in tables.values()]
     figure, axes = plt.subplots(
         len(tables), 1, figsize=(7, 0.26 * sum(rows) + 0.5), height_ratios=rows, sharex=True, squeeze=False
@@ -329,10 +315,7 @@ def percent(*axes: plt.Axis) -> None:
 def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, str] | None = None) -> Figure:
     """Training and validation by epoch, a panel each for some columns; ``marks`` are lines between epochs, named.
 
-    Parameters
-    ----------
-    table : ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
-    panels : NAME -> label of the axis.
+    ``table``: ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel; ``panels``: NAME -> label of the axis.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), squeeze=False)
     for ax, (name, label) in zip(axes[0], panels.items(), strict=True):
@@ -407,11 +390,8 @@ def paired_intervals(
 ) -> Figure:
     """Dots with intervals of several networks by group, a panel for each title; networks are named above the first.
 
-    Parameters
-    ----------
-    panels : title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group.
-    rows_alike : whether all panels have the same groups; if not, they share the horizontal axis instead.
-    shares : whether values are shares, to be labelled in percent on one scale.
+    ``panels``: title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group. Panels whose rows are
+    not alike share the horizontal axis instead; ``shares`` are in percent on one scale.
     """
     look = {"sharey": rows_alike, "sharex": shares or not rows_alike}
     figure, axes = plt.subplots(1, len(panels), figsize=(7, height), squeeze=False, **look)
@@ -633,10 +613,7 @@ def ages_with_intervals(table: pd.DataFrame) -> Figure:
 def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str], ylabel: str) -> Figure:
     """Mean errors with their intervals as bands, a panel for each title, a line for each model.
 
-    Parameters
-    ----------
-    tables : title -> table with ``model``, ``value``, ``mean``, ``low``, ``high``.
-    labels : title -> label of the horizontal axis.
+    ``tables``: title -> ``model``, ``value``, ``mean``, ``low``, ``high``; ``labels``: title -> of the horizontal axis.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(7, 3.2), sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
@@ -653,10 +630,7 @@ def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str]
 
 
 def interval_columns(panels: dict[str, pd.DataFrame]) -> Figure:
-    """Dots with intervals, a panel side by side for each title, of the same groups; numbers in brackets.
-
-    ``panels``: title -> as for ``intervals``.
-    """
+    """``intervals`` of the table of each title side by side, of the same groups."""
     most = max(len(table) for table in panels.values())
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.34 * most + 1.1), sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
