@@ -64,11 +64,12 @@ def test_a_random_split_has_the_same_proportions():
 def test_pictures_shrink_on_a_plain_background(tmp_path, monkeypatch):
     Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "one.png")
     photos = pd.DataFrame({"path": [str(tmp_path / "one.png")], "split": "test", "group": 0, "label": "red"})
-    seen = {}
+    seen = []
 
     def answer(run, manifest, cache):
-        with Image.open(manifest["path"][0]) as square:
-            seen[len(seen)] = (square.size, square.getpixel((0, 0)), square.getpixel((square.width // 2,) * 2))
+        for path in manifest["path"]:
+            with Image.open(path) as square:
+                seen.append((square.size, square.getpixel((0, 0)), square.getpixel((square.width // 2,) * 2)))
         return manifest.assign(label_predicted="red", label_confidence=1.0)
 
     monkeypatch.setattr(experiments, "predict", answer)

@@ -93,11 +93,8 @@ def ask(
 ) -> pd.DataFrame:
     """``experiments.predict`` of each network about photos as one change makes them, with ``network`` and ``value``.
 
-    Parameters
-    ----------
-    change : name of a change of this module, e.g. "zoom".
-    networks : name -> folder of its run below ``folder``.
-    number : take so many photos, drawn at random with ``seed``.
+    ``change`` is the name of one of this module, e.g. "zoom"; ``networks``: name -> folder of its run below ``folder``;
+    ``number``: take so many photos at random.
     """
     from faces.research import experiments  # brings torch, which reading results does without
 
@@ -169,16 +166,13 @@ def worn_or_held(
 ) -> dict[str, pd.DataFrame]:
     """What the network below ``folder`` answers about portraits with glasses at several places, and where it looks.
 
-    Parameters
-    ----------
-    before : history of the network, an input so that a new network makes this step stale.
-    people : of so many, the pictures and the maps are kept.
-    patch, stride : of the grey squares that hide parts of the picture, in pixels of the network's input.
+    ``before`` is the history of the network: a new one makes this step stale. ``patch`` and ``stride`` are of the grey
+    squares that hide parts of the picture, in pixels of the network's input.
 
     Returns
     -------
-    dict: "answers": group, gender, place, ``p_glasses``; "maps": of some people besides ``pixels`` and ``drop``, the
-    bytes of how much hiding each part lowers the log-odds of the answer, float32 ``[k, k]``.
+    dict: "answers": group, gender, place, ``p_glasses``; "maps": of so many ``people`` besides ``pixels`` and ``drop``,
+    the bytes of how much hiding each part lowers the log-odds of the answer, float32 ``[k, k]``.
     """
     import torch
 
@@ -207,7 +201,7 @@ def worn_or_held(
 def detect(predictions: pd.DataFrame) -> pd.DataFrame:
     """``evaluation.detection`` of glasses on test photos, at the threshold of best F1 on validation photos.
 
-    Besides, in ``val_auc``, the area under the curve on validation photos.
+    ``val_auc`` is the area under the ROC curve on validation photos.
     """
     named = predictions.rename(columns={"glasses_p_glasses": "p_glasses"})
     val, test = (named[named["split"] == split] for split in ("val", "test"))
@@ -250,9 +244,7 @@ def trials(
 ) -> dict[str, pd.DataFrame]:
     """Train small networks that differ in one thing, and networks of several widths.
 
-    Parameters
-    ----------
-    stages, steady : with augmentation that becomes harsher, and with one that stays.
+    Augmentation becomes harsher by ``stages`` and does not in ``steady`` ones.
 
     Returns
     -------
@@ -301,12 +293,10 @@ def taught(
     folder: Path,
     cache: Path,
 ) -> dict[str, pd.DataFrame]:
-    """Train a large network, and a small one on its answers, about photos without a label too.
+    """Train a large network, and a small one by ``stages`` on its answers, about photos without a label too.
 
-    Parameters
-    ----------
-    teacher, stages : of the large network, whose figures are "teacher" in what is returned, and of the small one.
-    more_dirs : photos of faces; ``more_photos`` of them, drawn at random and none near a test photo, join in.
+    Those are ``more_photos`` of ``more_dirs``, at random, none near a test photo. Returns what ``experiments.run``
+    does of the small network, and in "teacher" the figures of the large one.
     """
     from faces.research import data, experiments
 

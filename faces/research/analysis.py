@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import timeit
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,12 @@ def few(photos: pd.DataFrame, train: int, seed: int) -> pd.DataFrame:
 def compare(
     photos: pd.DataFrame, *, recipes: Mapping, folder: Path, cache: Path, train: int | None = None, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """Train each recipe on the same photos and test it on all test photos.
-
-    Parameters
-    ----------
-    recipes : of one label each, the same one.
-    folder : of the runs, see ``run_folder``.
-    train : compare on so many photos, see ``few``; default all.
+    """Train recipes of one label on the same photos, or ``train`` of them (see ``few``); test each on all test photos.
 
     Returns
     -------
     dict: "summary": recipe, parameters, photos, epochs, kept (epoch), val, one column a source, all with its interval
-    low to high, tested (photos), minutes; "history": of all, with ``recipe``; accuracies in columns train_acc and
-    val_acc.
+    low to high, tested (photos), minutes; "history": of all, with ``recipe``; see ``plain_names``.
     """
     from faces.research import experiments, networks
 
@@ -302,15 +296,12 @@ def speed(*, models: Sequence[str], label: str = "", folder: Path | None = None)
     """Size of each exported model, and its median time in 30 for one image on one thread, of one head or all."""
     rows = []
     for name in models:
-        model, took = find(name, folder), []
+        model = find(name, folder)
         heads = [model.head(label).name] if label else []
         one = np.zeros((1, model.size, model.size, 3), np.uint8)
-        for _ in range(30):
-            began = time.perf_counter()
-            model.answers(one, heads)
-            took.append((time.perf_counter() - began) * 1e3)
+        took = 1e3 * np.median(timeit.repeat(partial(model.answers, one, heads), repeat=30, number=1))
         size = (model.folder / "model.onnx").stat().st_size / 1e6
-        rows.append({"model": name, "megabytes": round(size, 2), "ms_an_image": round(float(np.median(took)), 2)})
+        rows.append({"model": name, "megabytes": round(size, 2), "ms_an_image": round(took, 2)})
     return pd.DataFrame(rows)
 
 
@@ -372,9 +363,7 @@ SETS = {
 def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, folder: Path | None = None) -> pd.DataFrame:
     """Differences of accuracy on the test rows between several views of each photo and the plain one, with intervals.
 
-    Returns
-    -------
-    DataFrame: ``views`` (a key of ``SETS``), ``by``: probabilities "averaged", or "voted" (ties by the plain view),
+    The table has ``views`` (a key of ``SETS``), ``by``: probabilities "averaged", or "voted" (ties by the plain view),
     mean, low, high, photos.
     """
     import torch
@@ -394,8 +383,8 @@ def test_time_augmentation(photos: pd.DataFrame, *, model: str, label: str, fold
     plain, rows = likely["plain"].argmax(1), []
     for name, members in SETS.items():
         stack = np.stack([likely[member] for member in members])
-        votes = np.stack([(stack.argmax(2) == number).sum(0) for number in range(stack.shape[2])], 1)
-        votes = votes + 0.5 * (plain[:, None] == np.arange(stack.shape[2]))
+        one_hot = np.eye(stack.shape[2])
+        votes = one_hot[stack.argmax(2)].sum(0) + 0.5 * one_hot[plain]
         for by, answer in {"averaged": stack.mean(0).argmax(1), "voted": votes.argmax(1)}.items():
             change = (answer == truth).astype(float) - (plain == truth)
             rows.append({"views": name, "by": by} | evaluation.interval(change, test["group"]) | {"photos": len(test)})
@@ -432,13 +421,9 @@ def occlusion(network: Exported, pixels: np.ndarray, numbers: np.ndarray) -> np.
 
 
 def portraits(where: Path, *, model: str, label: str, names: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
-    """Faces of portraits that may be shown, the network's answers, and what it looks at.
+    """Faces of portraits that may be shown, files below ``where``: the network's answers, and what it looks at.
 
-    ``names`` are files below ``where``. Each holds one face, which is detected and cut out.
-
-    Returns
-    -------
-    DataFrame: ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8
+    The table has ``portrait``, ``predicted``, ``confidence``; ``pixels`` and ``saliency``: bytes of uint8
     ``[size, size, 3]`` and float16 ``[size, size]``, see ``occlusion``.
     """
     network, detector = Exported(model, label, folder), finding.Detector(predict.ARTIFACTS / "face_finder")

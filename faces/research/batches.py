@@ -48,10 +48,9 @@ def decode(manifest: pd.DataFrame, size: int, *, whole: bool = False, cache: str
 
     Parameters
     ----------
-    manifest : with ``path``, and ``sha256`` if scanned; else files are told apart by path, size and time.
     size : side of the squares in pixels.
     whole : keep all of each picture between black edges instead of its central square.
-    cache : folder of the decoded squares.
+    cache : folder of the decoded squares, by ``contents``.
 
     Raises
     ------

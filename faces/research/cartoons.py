@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from faces import images, predict
-from faces.research import batches, demo, evaluation, experiments, training
+from faces.research import altered, batches, demo, evaluation, experiments, training
 from faces.research.experiments import Augment, Recipe
 
 PLAIN: dict[str, Any] = {"backbone": "cartoon_cnn", "options": {}, "size": 64, "whole": False, "dropout": 0.25}
@@ -110,23 +110,19 @@ def on_plain(
     ``scales`` are long sides of the picture over that of the square. The table has background, scale, group, the label,
     ``predicted`` and ``confidence``.
     """
-    test = photos[photos["split"] == "test"].reset_index(drop=True)
+    test = photos.loc[photos["split"] == "test", ["path", "group", label]]
     rows = []
-    for background, colour in (("white", (255, 255, 255)), ("black", (0, 0, 0))):
-        for scale in scales:
-            place = folder / f"{background}_{scale:g}"
-            place.mkdir(parents=True, exist_ok=True)
-            paths = []
-            for number, path in enumerate(test["path"]):
-                picture = images.open_rgb(path)
-                side = round(max(picture.size) / scale)
-                square = Image.new("RGB", (side, side), colour)
-                square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-                paths.append(place / f"{number:05d}.png")
-                square.save(paths[-1])
-            altered = test[["group", label]].assign(path=[str(path) for path in paths])
-            said = experiments.predict(run, altered, cache=cache)
-            rows.append(_answers(said, label).assign(background=background, scale=scale))
+    for background in ("white", "black"):
+
+        def on_square(picture: Image.Image, scale: float, colour: str = background) -> Image.Image:
+            side = round(max(picture.size) / scale)
+            square = Image.new("RGB", (side, side), colour)
+            square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+            return square
+
+        squares = altered.save(test, folder / background, on_square, scales)
+        said = experiments.predict(run, squares, cache=cache)
+        rows.append(_answers(said, label).assign(background=background, scale=squares["value"]))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -148,12 +144,9 @@ def strangers(pictures: pd.DataFrame, *, label: str, known: Sequence[str], run: 
 
 
 def heeding(met: pd.DataFrame, own: pd.DataFrame, label: str, limit: float) -> tuple[float, str]:
-    """``evaluation.heeding`` of the strangers ``met`` in training, and in words what it does on test pictures.
+    """``evaluation.heeding`` of ``strangers`` met in training, and in words what it does on test pictures.
 
-    Parameters
-    ----------
-    met : as from ``strangers``.
-    own : test pictures of the known classes, as from ``experiments.predict``.
+    ``own`` are test pictures of the known classes, as from ``experiments.predict``.
     """
     limit = evaluation.heeding(limit, met.loc[met["split"] != "test", "confidence"])
     new, sure = met[met["split"] == "test"], own[own[f"{label}_confidence"] >= limit]

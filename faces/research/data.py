@@ -21,7 +21,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import math
 import os
 import re
 import unicodedata
@@ -63,7 +62,7 @@ PEOPLE = dict.fromkeys(("woman", "women", "girl", "girls"), "female") | dict.fro
 UNKNOWN = ("none", "na", "n/a", "nan", "null", "unknown", "?", "-")
 
 # AGE_GENDER_RACE_DATE.jpg.chip.jpg; some real names lack the race or carry a damaged date, and still tell the rest.
-UTKFACE_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?\d{8,}")
+UTKFACE_NAME = re.compile(r"^(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?\d{8,}")
 # The folders that UTKFace is handed out in; photos in any others were sorted by somebody.
 UTKFACE_PARTS = re.compile(r"(crop[ _-]?)?part[ _-]?\d+|.*utk.*", re.IGNORECASE)
 MEGLASS = "meta.txt"
@@ -176,7 +175,7 @@ def _read_root(root: Path, *, joined: bool) -> tuple[pd.DataFrame, str, list[str
         if table.name == MEGLASS and (tables or not table.is_file()):
             continue
         try:
-            tables[table.name] = (_read_meglass if table.name == MEGLASS else _read_csv)(root, table, names)
+            tables[table.name] = _read_table(root, table, names)
         except LayoutError as error:
             refused.append(str(error))
     if tables:
@@ -188,10 +187,10 @@ def _read_root(root: Path, *, joined: bool) -> tuple[pd.DataFrame, str, list[str
         raise LayoutError(". ".join([f"{root} holds no image", *refused, UNDERSTOOD]))
     folders = _folders(names)
     classes = set(folders["label"].dropna())
-    matches = [UTKFACE_NAME.match(name.rsplit("/", 1)[-1]) for name in names]
+    told = pd.Series(names).str.rsplit("/", n=1).str[-1].str.extract(UTKFACE_NAME)
     parts = len(classes) < 2 or "" in classes or all(map(UTKFACE_PARTS.fullmatch, classes))
-    if parts and sum(map(bool, matches)) > len(names) / 2:
-        return _read_utkface(root, names, matches), "UTKFace names", left_out + refused
+    if parts and 2 * told["age"].notna().sum() > len(names):
+        return _read_utkface(root, names, told), "UTKFace names", left_out + refused
     if "" in classes or len(classes) < (1 if joined else 2):
         loose = int((folders["label"] == "").sum())
         found = ", ".join(sorted(filter(None, classes))) or "none"
@@ -279,44 +278,23 @@ def _label_as_gender(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(label=genders).rename(columns={"label": "gender"})
 
 
-def _read_utkface(root: Path, names: Sequence[str], matches: Sequence[re.Match | None]) -> pd.DataFrame:
-    rows = []
-    for name, match in zip(names, matches, strict=True):
-        label = match.groupdict() if match else {}
-        race = label.get("race")
-        rows.append(
-            {
-                "path": str(root / name),
-                "name": name,
-                "subset": None,
-                "age": float(label["age"]) if label else math.nan,
-                "gender": ("male", "female")[int(label["gender"])] if label else None,
-                "race": UTKFACE_RACES[int(race)] if race else None,
-            }
-        )
-    return pd.DataFrame(rows)
+def _read_utkface(root: Path, names: Sequence[str], told: pd.DataFrame) -> pd.DataFrame:
+    """The rows of photos whose names tell ``age``, ``gender`` and ``race`` as digits, or are no such names."""
+    labels = {"gender": ("male", "female"), "race": UTKFACE_RACES}
+    words = {column: told[column].map({str(i): word for i, word in enumerate(labels[column])}) for column in labels}
+    frame = pd.DataFrame({"path": [str(root / name) for name in names], "name": names, "subset": None})
+    return frame.assign(age=told["age"].astype(float), **words)
 
 
-def _read_meglass(root: Path, table: Path, found: Sequence[str]) -> pd.DataFrame:
+def _meglass_rows(table: Path) -> pd.DataFrame:
     lines = [line.rsplit(maxsplit=1) for line in _text(table).splitlines() if line.strip()]
     wrong = [number for number, parts in enumerate(lines, 1) if len(parts) < 2 or parts[1] not in ("0", "1")]
     if wrong or not lines:
         raise LayoutError(f"{table}, entry {wrong[0] if wrong else 1}: not a file's name and 0 or 1")
-    files = [name for name, _ in lines]
-    folder = _folder_of(root, files, found)
-    if folder is None:
-        raise LayoutError(f"{table} names {len(files)} files, the first {files[0]}, not found below {root}")
-    names = files if folder == "." else [f"{folder}/{name}" for name in files]
-    return pd.DataFrame(
-        {
-            "path": [str(root / name) for name in names],
-            "name": names,
-            "subset": None,
-            "glasses": ["glasses" if worn == "1" else "no_glasses" for _, worn in lines],
-            # 10032527@N08_identity_4@2897031059_1.jpg: the person, and one of their photos
-            "identity": ["@".join(name.split("@")[:2]) if name.count("@") > 1 else None for name in files],
-        }
-    )
+    rows = pd.DataFrame(lines, columns=["file", "worn"])
+    # 10032527@N08_identity_4@2897031059_1.jpg: the person, and one of their photos
+    people = rows["file"].str.extract(r"^([^@]*@[^@]*)@", expand=False)
+    return rows[["file"]].assign(glasses=rows["worn"].map({"0": "no_glasses", "1": "glasses"}), identity=people)
 
 
 def _text(path: Path) -> str:
@@ -353,8 +331,9 @@ def _heading(name: str) -> str:
     return plain if plain in HEADINGS else name.strip()
 
 
-def _read_csv(root: Path, table: Path, found: Sequence[str]) -> pd.DataFrame:
-    rows = _table_of(table)
+def _read_table(root: Path, table: Path, found: Sequence[str]) -> pd.DataFrame:
+    """What a CSV or MeGlass's list says of the files ``found`` below ``root``."""
+    rows = _meglass_rows(table) if table.name == MEGLASS else _table_of(table)
     columns = [column for column in FILE_COLUMNS if column in rows]
     if not columns:
         headings = _listed(list(rows.columns), 8)
@@ -456,7 +435,9 @@ def scan(manifest: pd.DataFrame, *, cache: str | os.PathLike | None = None) -> p
         bar = tqdm(rows, total=len(paths), desc="scanning", unit="image", leave=False)
         found = pd.DataFrame(list(bar), columns=["error", "width", "height", "sha256", "phash"])
         if kept:
-            save(found, kept)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(kept) as file:
+                found.to_csv(file, index=False)
     found = found.astype({"error": object, "sha256": object, "phash": object})
     found.index = manifest.index
     joined = manifest.drop(columns=found.columns, errors="ignore").join(found)
@@ -524,12 +505,10 @@ def group(manifest: pd.DataFrame, *, max_distance: int = 52) -> pd.DataFrame:
     first, second, _ = near_pairs(codes[readable], max_distance)
     links = [np.stack([readable[first], readable[second]])]
     if "identity" in manifest:
-        known = np.flatnonzero(manifest["identity"].notna())
+        known = manifest.assign(row=range(n)).dropna(subset="identity")
         # Person 7 of one source is not person 7 of another.
-        same, _ = pd.factorize(manifest["source"].astype(str) + "/" + manifest["identity"].astype(str))
-        order = known[np.argsort(same[known], kind="stable")]
-        pairs = np.stack([order[:-1], order[1:]])
-        links.append(pairs[:, same[pairs[0]] == same[pairs[1]]])
+        firsts = known.groupby(["source", "identity"])["row"].transform("first")
+        links.append(np.stack([known["row"], firsts]))
     rows, columns = np.concatenate(links, axis=1)
     graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
     return manifest.assign(group=connected_components(graph, directed=False)[1])
@@ -548,7 +527,7 @@ def near_pairs(codes: np.ndarray, max_distance: int, *, block: int = 256) -> tup
     -------
     first, second, distance : int arrays, one entry a pair.
     """
-    found = []
+    found = [np.empty((3, 0), int)]
     columns = np.ascontiguousarray(codes.T)
     for start in range(0, len(codes), block):
         rows = codes[start : start + block]
@@ -559,8 +538,6 @@ def near_pairs(codes: np.ndarray, max_distance: int, *, block: int = 256) -> tup
         upper = second > first
         first, second = first[upper], second[upper]
         found.append(np.stack([first + start, second + start, distance[first, second]]))
-    if not found:
-        return (np.empty(0, int),) * 3
     first, second, distance = np.concatenate(found, axis=1).astype(int)
     return first, second, distance
 
@@ -616,13 +593,9 @@ def split(
         part = rest[share == fraction]
         validating |= set(_draw(part["group"], strata[part.index], fraction, seed + 1))
 
-    names = pd.Series("excluded", manifest.index, dtype=object)
-    of_group = rows["group"].map(
-        dict.fromkeys(leaders["group"], "train") | dict.fromkeys(testing, "test") | dict.fromkeys(validating, "val")
-    )
-    names[rows.index] = of_group.astype(object).fillna("excluded")
-    names[official.index[official]] = "test"
-    return manifest.assign(split=names)
+    sides = dict.fromkeys(leaders["group"], "train") | dict.fromkeys(testing, "test") | dict.fromkeys(validating, "val")
+    names = rows["group"].map(sides).astype(object).mask(official, "test")
+    return manifest.assign(split=names.reindex(manifest.index).fillna("excluded"))
 
 
 def _official_test(rows: pd.DataFrame) -> pd.Series:
@@ -633,16 +606,14 @@ def _official_test(rows: pd.DataFrame) -> pd.Series:
 
 def _draw(groups: pd.Series, strata: pd.Series, fraction: float, seed: int) -> list[int]:
     """A stratified, seeded sample of ``fraction`` of the groups (strata of a few join into one)."""
-    if not len(groups) or fraction == 0:
-        return []
     size = max(1, round(fraction * len(groups)))
+    if fraction == 0 or size >= len(groups):
+        return []
     counts = strata.map(strata.value_counts())
     strata = strata.where(counts * fraction >= 1, "few")
     if (strata == "few").sum() == 1:
         strata = strata.replace("few", strata.mode()[0])
     stratified = strata.nunique() <= min(size, len(groups) - size) and strata.value_counts().min() > 1
-    if size >= len(groups):
-        return []
     how = {"test_size": size, "random_state": seed, "stratify": strata if stratified else None}
     return train_test_split(groups.to_numpy(), **how)[1].tolist()
 
@@ -716,22 +687,6 @@ def extend(manifest: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
     both.loc[leaks & is_more, "split"] = "excluded"
     both.loc[is_more, "group"] += manifest["group"].max() + 1
     return both
-
-
-def save(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
-    """Write a manifest as CSV, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, errors="surrogateescape") as file:  # names of files need not be UTF-8
-        manifest.to_csv(file, index=False)
-    return path
-
-
-def load(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a manifest that ``save`` wrote: the same rows, columns and kinds of values, texts as objects."""
-    text = dict.fromkeys(("path", "name", "source", "subset", "label", "error", "sha256", "phash", "split"), str)
-    manifest = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
-    return manifest.astype(dict.fromkeys(manifest.select_dtypes("string").columns, object))
 
 
 def fingerprint(manifest: pd.DataFrame) -> str:

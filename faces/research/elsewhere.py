@@ -40,13 +40,10 @@ def people(roots: Sequence[str | Path]) -> pd.DataFrame:
 def ask(
     photos: pd.DataFrame, *, models: Sequence[str], margins: Sequence[float] = (), sides: Sequence[int] = ()
 ) -> pd.DataFrame:
-    """Answers of exported models to the largest face of each photo, and to altered copies.
+    """Answers of all heads of exported models to the largest face of each photo, and to altered copies.
 
-    Parameters
-    ----------
-    models : names of model folders; each answers for all its heads.
-    margins : factors on the side of the square that is cut out around the face.
-    sides : long sides in pixels to which whole photos are scaled down before a face is looked for.
+    ``margins`` are factors on the side of the square that is cut out around the face, ``sides`` long sides in pixels
+    to which whole photos are scaled down before a face is looked for.
 
     Returns
     -------
@@ -154,11 +151,10 @@ def between_expressions(kept: pd.DataFrame) -> pd.DataFrame:
 
 def told(table: pd.DataFrame, form: str) -> pd.DataFrame:
     """Means with their intervals as words, in ``mean``; ``form`` is how a number is written, e.g. {:.1%}."""
-    words = [evaluation.words(row, form) for row in table[["mean", "low", "high"]].to_numpy()]
-    return table[["people", "photos"]].assign(mean=words)
+    return table[["people", "photos"]].assign(mean=evaluation.in_words(table, form))
 
 
-def sheet(some: pd.DataFrame, answers: pd.DataFrame, size: int = 96) -> tuple[list, list, list]:
+def sheet(some: pd.DataFrame, answers: pd.DataFrame) -> tuple[list, list, list]:
     """Pictures, headings and answers of some photos for ``plots.answer_sheet``, in their order."""
     pictures, headings, said = [], [], []
     for row in some.to_dict("records"):
@@ -166,7 +162,7 @@ def sheet(some: pd.DataFrame, answers: pd.DataFrame, size: int = 96) -> tuple[li
         if row["file"]:  # portraits with much around the head
             width, height = picture.size
             picture = picture.crop((0.14 * width, 0.06 * height, 0.86 * width, 0.78 * height))
-        pictures.append(np.asarray(images.square(picture, size)))
+        pictures.append(np.asarray(images.square(picture, 96)))
         about = [row["gender"], "" if pd.isna(row["age"]) else f"{row['age']:.0f}", row["expression"]]
         headings.append(", ".join(str(part) for part in about if part))
         rows = answers[answers["photo"] == row["photo"]]

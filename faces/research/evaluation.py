@@ -14,6 +14,8 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from faces.research.data import AGE_BOUNDS, AGE_GROUPS
+
 FEW = 10  # groups of test photos below which a share says nothing
 
 
@@ -71,17 +73,10 @@ def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
     DataFrame, one row for each confidence that occurs, from the highest: ``threshold``, ``coverage`` (share of photos
     at or above it), ``risk`` (share of errors among those).
     """
-    ordered = frame.sort_values("confidence", ascending=False, kind="stable")
-    seen = np.arange(1, len(ordered) + 1)
-    table = pd.DataFrame(
-        {
-            "threshold": ordered["confidence"].to_numpy(),
-            "coverage": seen / len(ordered),
-            "risk": (~ordered["correct"].to_numpy(bool)).cumsum() / seen,
-        }
-    )
     # Photos of one confidence are answered together or not at all.
-    return table.drop_duplicates("threshold", keep="last", ignore_index=True)
+    each = (~frame["correct"].astype(bool)).groupby(frame["confidence"]).agg(["sum", "size"])
+    wrong, answered = each.sort_index(ascending=False).cumsum().to_numpy().T
+    return pd.DataFrame({"threshold": each.index[::-1], "coverage": answered / len(frame), "risk": wrong / answered})
 
 
 def abstain_threshold(frame: pd.DataFrame, risk: float) -> float:
@@ -162,7 +157,7 @@ def words(figures: Sequence[float], form: str = "{:.1%}") -> str:
 
 
 def resampled(
-    frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int = 1000, seed: int = 0
+    frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int
 ) -> pd.DataFrame:
     """Any figures of a frame with their 95 % bootstrap percentile intervals, drawn by whole groups.
 
@@ -175,7 +170,7 @@ def resampled(
     DataFrame indexed by the names: value, low, high.
     """
     codes = np.unique(frame["group"], return_inverse=True)[1]
-    groups, rng, drawn = codes.max() + 1, np.random.default_rng(seed), []
+    groups, rng, drawn = codes.max() + 1, np.random.default_rng(0), []
     for _ in range(resamples):
         counts = np.bincount(rng.integers(0, groups, groups), minlength=groups)
         drawn.append(statistics(counts[codes].astype(float)))
@@ -203,9 +198,7 @@ def detection(
     ties = np.unique(score[order], return_inverse=True)[1]
 
     def figures(weights: np.ndarray) -> dict[str, float]:
-        total = lambda which: float(weights[which].sum())  # noqa: E731
-        hit, miss, alarm = total(truth & said), total(truth & ~said), total(~truth & said)
-        rest = total(~truth & ~said)
+        rest, alarm, miss, hit = np.bincount(2 * truth + said, weights, 4)
         recall, specificity = (a / (a + b) if a + b else np.nan for a, b in ((hit, miss), (rest, alarm)))
         # The share of pairs in which the positive photo scores higher, ties half: the area under the ROC curve.
         positives, negatives = (np.bincount(ties, weights[order] * which[order]) for which in (truth, ~truth))
@@ -228,13 +221,11 @@ def best_threshold(frame: pd.DataFrame, label: str, positive: str) -> float:
 
     To be taken from validation photos.
     """
-    score = np.sort(frame[f"p_{positive}"].to_numpy())[::-1]
-    truth = (frame[label] == positive).to_numpy()[np.argsort(-frame[f"p_{positive}"].to_numpy(), kind="stable")]
-    f1 = 2 * truth.cumsum() / (np.arange(1, len(score) + 1) + truth.sum())
     # Photos of one score are found together or not at all.
-    last = np.append(score[1:] < score[:-1], True)
-    best = int(np.argmax(np.where(last, f1, -1)))
-    return float((score[best] + (score[best + 1] if best + 1 < len(score) else 0)) / 2)
+    each = (frame[label] == positive).groupby(frame[f"p_{positive}"]).agg(["sum", "size"])
+    hits, found = each.sort_index(ascending=False).cumsum().to_numpy().T
+    best = int(np.argmax(2 * hits / (found + hits[-1])))
+    return float(np.pad(each.index[::-1], (0, 1))[best : best + 2].mean())
 
 
 def by_group(frame: pd.DataFrame, column: str, value: str = "correct") -> pd.DataFrame:
@@ -469,45 +460,25 @@ def age_group_share(predictions: pd.DataFrame, source: str) -> str:
     """Share of a source's test photos whose answer lies in the labelled age group, with its interval, in words."""
     table = predictions[predictions["split"].eq("test") & (predictions["source"] == source)]
     table = table[table["age_group"].notna()]
-    first = table["age_group"].str.extract(r"^(\d+)", expand=False).astype(float)
-    last = table["age_group"].str.extract(r"-(\d+)$", expand=False).astype(float).fillna(np.inf)
-    right = np.floor(table["age_predicted"]).between(first, last)
-    return words(bootstrap(right, table["group"]))
+    answered = pd.cut(table["age_predicted"], AGE_BOUNDS, right=False, labels=AGE_GROUPS)
+    return words(bootstrap(answered.astype(object) == table["age_group"], table["group"]))
 
 
 def worst_bracket(frame: pd.DataFrame) -> str:
     """The contiguous ages whose absolute errors exceed the mean by most, summed over the photos, in words."""
     excess = (frame["absolute"] - frame["absolute"].mean()).groupby(frame["age"].astype(int)).sum()
-    first, stop, _ = find_max_subarray(excess.reindex(range(excess.index.max() + 1), fill_value=0.0))
-    part = frame[frame["age"].between(first, stop - 1)]
+    sums = excess.cumsum()
+    before = sums.shift(fill_value=0.0)
+    last = (sums - before.cummin()).idxmax()  # the contiguous part of the largest sum (Kadane; Bentley, 1984)
+    first = before.loc[last::-1].idxmin()
+    part = frame[frame["age"].between(first, last)]
     about = "{:.1f} years off ({:.1f} to {:.1f})".format(*bootstrap(part["absolute"], part["group"]))
-    return f"{first} to {stop - 1} years, {about}, {len(part):,} photos"
+    return f"{first} to {last} years, {about}, {len(part):,} photos"
 
 
-def in_words(table: pd.DataFrame) -> list[str]:
-    """Shares with their intervals in percent, one for each row with mean, low and high."""
-    return [words(row) for row in table[["mean", "low", "high"]].to_numpy()]
-
-
-def find_max_subarray(values: Sequence[float]) -> tuple[int, int, float]:
-    """The contiguous part of a sequence with the largest sum, in linear time (Kadane; Bentley, 1984).
-
-    Returns
-    -------
-    (start, stop, sum) of ``values[start:stop]``: the first and shortest of equals, never empty unless ``values`` is,
-    which gives (0, 0, 0.0).
-
-    >>> find_max_subarray([1, -3, 4, -1, 2, -5])
-    (2, 5, 5.0)
-    """
-    best, start, running = (0, 0, 0.0), 0, 0.0
-    for position, value in enumerate(values):
-        if running <= 0:
-            start, running = position, 0.0
-        running += float(value)
-        if best[1] == 0 or running > best[2]:
-            best = (start, position + 1, running)
-    return best
+def in_words(table: pd.DataFrame, form: str = "{:.1%}") -> list[str]:
+    """``words`` of each row with mean, low and high."""
+    return [words(row, form) for row in table[["mean", "low", "high"]].to_numpy()]
 
 
 # ------------------------------------------------------------------------------------------------ several classes

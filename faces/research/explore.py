@@ -82,25 +82,24 @@ def age_distributions(photos: pd.DataFrame, *, sample: int, draws: int, seed: in
     grid = np.linspace(0.5, 116.5, 117)
     families = {"normal": (stats.norm, {}), "Gumbel": (stats.gumbel_r, {}), "gamma": (stats.gamma, {"loc": 0})}
     families |= {"Weibull": (stats.weibull_min, {"loc": 0}), "log-normal": (stats.lognorm, {"loc": 0})}
-    rows, densities = [_poisson(years, sample, draws, rng)], [stats.poisson(years.mean()).pmf(np.floor(grid))]
+    rows = [_poisson(years, sample, draws, rng)]
+    densities = {"age": grid, "Poisson": stats.poisson(years.mean()).pmf(np.floor(grid))}
     for name, (family, known) in families.items():
         fitted = family(*family.fit(spread, **{f"f{key}": value for key, value in known.items()}))
         aic = 2 * (family.numargs + 2 - len(known)) - 2 * fitted.logpdf(spread).sum()
         tested = stats.goodness_of_fit(family, part, known_params=known, statistic="ks", n_mc_samples=draws, rng=rng)
         rows.append([name, aic, stats.kstest(spread, fitted.cdf).statistic, tested.pvalue])
-        densities.append(fitted.pdf(grid))
+        densities[name] = fitted.pdf(grid)
     for parts in (2, 3):
         distance, mixture = _mixture_distance(spread, parts, seed)
         observed, of_part = _mixture_distance(part, parts, seed)
         simulated = [_mixture_distance(of_part.sample(len(part))[0][:, 0], parts, seed)[0] for _ in range(draws // 4)]
         p = (1 + sum(d >= observed for d in simulated)) / (1 + len(simulated))
         rows.append([f"{parts} normals", mixture.aic(spread[:, None]), distance, p])
-        densities.append(np.exp(mixture.score_samples(grid[:, None])))
+        densities[f"{parts} normals"] = np.exp(mixture.score_samples(grid[:, None]))
+    curves = pd.DataFrame(densities).melt("age", var_name="family", value_name="density")
     fits = pd.DataFrame(rows, columns=["family", "AIC", "distance", "p"])
-    curves = [
-        pd.DataFrame({"family": n, "age": grid, "density": d}) for n, d in zip(fits["family"], densities, strict=True)
-    ]
-    return {"fits": fits, "densities": pd.concat(curves, ignore_index=True)}
+    return {"fits": fits, "densities": curves[["family", "age", "density"]]}
 
 
 def _poisson(years: np.ndarray, sample: int, draws: int, rng: np.random.Generator) -> list:
@@ -166,7 +165,7 @@ def learning_curve(
     return pd.DataFrame(rows)
 
 
-def share(flags: pd.Series, groups: pd.Series | None = None) -> str:
+def share(flags: pd.Series, groups: pd.Series) -> str:
     """A percentage with its 95 % bootstrap interval, in words."""
     return evaluation.words(evaluation.bootstrap(flags.astype(float), groups))
 
@@ -174,13 +173,9 @@ def share(flags: pd.Series, groups: pd.Series | None = None) -> str:
 def interact(show: Callable, **controls) -> None:
     """Widgets under which a text and a figure are drawn anew whenever one is moved.
 
-    As ``ipywidgets.interact``, but without its Output widget, on which nbclient, and so papermill, sometimes waits for
-    ever.
-
-    Parameters
-    ----------
-    show : called with the value of every control by name; returns a text, and a figure or None.
-    **controls : widgets, or what ``ipywidgets.interact`` takes for one: a range (low, high, step), a list.
+    As ``ipywidgets.interact``, whose ``controls`` it takes, but without its Output widget, on which nbclient, and so
+    papermill, sometimes waits for ever. ``show``, called with the value of every control by name, returns a text, and
+    a figure or None.
     """
     import ipywidgets
     from IPython.display import display

@@ -234,8 +234,7 @@ def report(only: Iterable[str] = ()) -> bool:
             executed = execute_from_results(notebook, Path(folder), kernel)
             committed = nbformat.read(notebook, 4)
             pairs = enumerate(zip(committed.cells, executed.cells, strict=True))
-            code = [(number, a, b) for number, (a, b) in pairs if b.cell_type == "code"]
-            cells = [str(number) for number, a, b in code if outputs_of(a) != outputs_of(b)]
+            cells = [str(i) for i, (a, b) in pairs if b.cell_type == "code" and outputs_of(a) != outputs_of(b)]
             if cells:
                 differing.append(f"{notebook.stem}: other outputs than committed in cells {', '.join(cells)}")
             index = json.loads((RESULTS / notebook.stem[:2] / "index.json").read_text(encoding="utf-8"))

@@ -72,21 +72,16 @@ def human(name: object) -> str:
     return NAMES.get(str(name), str(name).replace("_", " "))
 
 
-def counts(
-    manifest: pd.DataFrame, column: str, by: str | None = None, *, order: Sequence[str] | None = None, ax=None
-) -> plt.Axes:
+def counts(manifest: pd.DataFrame, column: str, by: str, *, order: Sequence[str], ax: plt.Axes) -> plt.Axes:
     """Bars: how many photos have each value of a column, side by side for each value of ``by``, numbers on top."""
-    ax = ax or plt.gca()
-    look = {} if by else {"color": COLOURS[0]}
-    sns.countplot(manifest, x=column, hue=by, order=order, ax=ax, saturation=1, **look)
+    sns.countplot(manifest, x=column, hue=by, order=order, ax=ax, saturation=1)
     for bars in ax.containers:
         ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, color=INK, padding=2)
     ax.set(xlabel="", ylabel="photos")
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(False, axis="x")
-    if by:
-        # Above the axes, where no bar can be.
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=8, borderaxespad=0.2, fontsize=9)
+    # Above the axes, where no bar can be.
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=8, borderaxespad=0.2, fontsize=9)
     return ax
 
 
@@ -105,11 +100,9 @@ def paired_bars(table: pd.DataFrame, *, ax: plt.Axes) -> plt.Axes:
 
 
 def grid(pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
-    """Images side by side, a title above each.
+    """Images, uint8 ``[n, size, size, 3]``, side by side, a title above each.
 
     Save it only where nobody can be recognised in it: drawn faces, or averages.
-
-    ``pixels``: uint8 ``[n, size, size, 3]``.
     """
     rows = -(-len(pixels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, (1.5 if titles else 1.3) * rows), squeeze=False)
@@ -122,9 +115,8 @@ def grid(pixels: np.ndarray, titles: Sequence[str] | None = None, *, columns: in
     return figure
 
 
-def confusion(table: pd.DataFrame, *, title: str = "", ax=None) -> plt.Axes:
+def confusion(table: pd.DataFrame, *, title: str, ax: plt.Axes) -> plt.Axes:
     """A confusion matrix: share of each true class in colour, share and count in words."""
-    ax = ax or plt.gca()
     shares = table.div(table.sum(axis=1), axis=0)
     words = shares.map("{:.1%}".format) + "\n" + table.map("{:,}".format)
     sns.heatmap(shares, annot=words, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=ax, linewidths=2)
@@ -133,12 +125,9 @@ def confusion(table: pd.DataFrame, *, title: str = "", ax=None) -> plt.Axes:
 
 
 def intervals(table: pd.DataFrame, *, xlabel: str, title: str = "", ax=None, overall: float | None = None) -> plt.Axes:
-    """Dots with intervals, one row a group, and how many photos each rests on.
+    """Dots with intervals, one row a group, and how many photos each rests on; ``overall`` is a line to compare with.
 
-    Parameters
-    ----------
-    table : from ``evaluation.by_group``: mean, low, high, photos.
-    overall : drawn as a line to compare with.
+    ``table``: from ``evaluation.by_group``: mean, low, high, photos.
     """
     ax = ax or plt.gca()
     rows = np.arange(len(table))[::-1]
@@ -193,12 +182,9 @@ def in_percent(*axes: plt.Axes, x: bool = False, y: bool = False, digits: int = 
 
 
 def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = None, stages: Sequence[str] = ()):
-    """Loss and accuracy by epoch, training and validation; the epoch that is kept, and where stages begin.
+    """Loss and accuracy by epoch, training and validation; the epoch that is kept, and where the named stages begin.
 
-    Parameters
-    ----------
-    table : epoch, stage, train_loss, val_loss, train_acc, val_acc.
-    stages : name of each stage, if there are several.
+    ``table``: epoch, stage, train_loss, val_loss, train_acc, val_acc.
     """
     figure, axes = plt.subplots(1, 2, figsize=(7, 3))
     for ax, name, label in zip(axes, ("loss", "acc"), ("loss", "accuracy"), strict=True):
@@ -228,13 +214,7 @@ def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = 
 
 
 def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: dict[str, float] | None = None) -> Figure:
-    """``intervals`` one above the other on one scale, in percent; as high as their rows need.
-
-    Parameters
-    ----------
-    tables : title -> as for ``intervals``.
-    overall : title -> a line to compare with.
-    """
+    """``intervals`` of the table, and the line to compare with, of each title: one above the other, in percent."""
     rows = [len(table) + 1.6 for table in tables.values()]
     figure, axes = plt.subplots(
         len(tables), 1, figsize=(7, 0.26 * sum(rows) + 0.5), height_ratios=rows, sharex=True, squeeze=False
@@ -336,10 +316,7 @@ def percent(*axes: plt.Axis) -> None:
 def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, str] | None = None) -> Figure:
     """Training and validation by epoch, a panel each for some columns; ``marks`` are lines between epochs, named.
 
-    Parameters
-    ----------
-    table : ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
-    panels : NAME -> label of the axis.
+    ``table``: ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel; ``panels``: NAME -> label of the axis.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), squeeze=False)
     for ax, (name, label) in zip(axes[0], panels.items(), strict=True):
@@ -397,12 +374,11 @@ def network(stages: pd.DataFrame) -> Figure:
     height, width = np.sqrt(stages["side"]), np.sqrt(stages["channels"])
     gap = width.sum() * 0.6 / len(stages)
     left = 0.0
-    for number, name in enumerate(stages.index):
-        high, broad = height.iloc[number], width.iloc[number]
+    boxes = zip(stages.index, height, width, stages["side"], stages["channels"], strict=True)
+    for number, (name, high, broad, side, channels) in enumerate(boxes):
         middle = left + broad / 2
         ax.add_patch(plt.Rectangle((left, -high / 2), broad, high, color=COLOURS[0], alpha=0.25 + 0.5 * (number % 2)))
         ax.text(middle, height.max() / 2 * 1.1, human(name), ha="center", va="bottom", fontsize=8, rotation=30)
-        side, channels = stages["side"].iloc[number], stages["channels"].iloc[number]
         ax.text(middle, -height.max() / 2 * 1.1, f"{side}²\n× {channels}", ha="center", va="top", fontsize=8)
         left += broad + gap
     ax.set(xlim=(-gap, left), ylim=(-height.max() * 0.95, height.max() * 0.95))
@@ -415,11 +391,8 @@ def paired_intervals(
 ) -> Figure:
     """Dots with intervals of several networks by group, a panel for each title; networks are named above the first.
 
-    Parameters
-    ----------
-    panels : title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group.
-    rows_alike : whether all panels have the same groups; if not, they share the horizontal axis instead.
-    shares : whether values are shares, to be labelled in percent on one scale.
+    ``panels``: title -> network -> table with ``mean``, ``low`` and ``high``, indexed by group. Panels whose rows are
+    not alike share the horizontal axis instead; ``shares`` are in percent on one scale.
     """
     look = {"sharey": rows_alike, "sharex": shares or not rows_alike}
     figure, axes = plt.subplots(1, len(panels), figsize=(7, height), squeeze=False, **look)
@@ -500,9 +473,8 @@ def lines(table: pd.DataFrame, x: str, y: str, by: str, *, ax: plt.Axes) -> plt.
     place, step = -np.inf, (table[y].max() - table[y].min()) / 12
     for name in sorted(ends, key=lambda name: ends[name]):
         place = max(ends[name], place + step)
-        ax.annotate(human(name), (table[x].max(), place), (6, 0), textcoords="offset points", va="center").set(
-            color=colours[name], fontsize=9
-        )
+        look = {"textcoords": "offset points", "va": "center", "color": colours[name], "fontsize": 9}
+        ax.annotate(human(name), (table[x].max(), place), (6, 0), **look)
     ax.set(xlabel=human(x))
     return ax
 
@@ -512,8 +484,7 @@ def confused(table: pd.DataFrame) -> Figure:
 
     ``table``: as from ``evaluation.confusion``.
     """
-    wrong = table.where(~np.eye(len(table), dtype=bool), 0)
-    wrong.index, wrong.columns = wrong.index.map(human), wrong.columns.map(human)
+    wrong = table.where(~np.eye(len(table), dtype=bool), 0).rename(index=human, columns=human)
     words = wrong.map(lambda count: str(count) if count else "")
     look = {"cmap": "Oranges", "vmin": 0, "vmax": max(1, wrong.to_numpy().max()) * 1.4, "cbar": False}
     side = 1.6 + 0.36 * len(table)
@@ -630,7 +601,7 @@ def ages_with_intervals(table: pd.DataFrame) -> Figure:
     known = table[table["age"].notna()]
     for covered, colour, word in ((1, COLOURS[0], "interval holds the age"), (0, COLOURS[4], "interval misses it")):
         part = known[known["covered"] == covered]
-        at = part["age"] + np.linspace(-0.35, 0.35, len(part)) if len(part) else part["age"]  # side by side
+        at = part["age"] + np.linspace(-0.35, 0.35, len(part))  # side by side
         ax.vlines(at, part["low"], part["high"], color=colour, alpha=0.35, linewidth=1)
         ax.plot(at, part["predicted"], "o", markersize=3, color=colour)
         ax.text(0.02, 0.93 - 0.08 * (1 - covered), word, color=colour, transform=ax.transAxes)
@@ -643,10 +614,7 @@ def ages_with_intervals(table: pd.DataFrame) -> Figure:
 def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str], ylabel: str) -> Figure:
     """Mean errors with their intervals as bands, a panel for each title, a line for each model.
 
-    Parameters
-    ----------
-    tables : title -> table with ``model``, ``value``, ``mean``, ``low``, ``high``.
-    labels : title -> label of the horizontal axis.
+    ``tables``: title -> ``model``, ``value``, ``mean``, ``low``, ``high``; ``labels``: title -> of the horizontal axis.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(7, 3.2), sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
@@ -663,10 +631,7 @@ def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str]
 
 
 def interval_columns(panels: dict[str, pd.DataFrame]) -> Figure:
-    """Dots with intervals, a panel side by side for each title, of the same groups; numbers in brackets.
-
-    ``panels``: title -> as for ``intervals``.
-    """
+    """``intervals`` of the table of each title side by side, of the same groups."""
     most = max(len(table) for table in panels.values())
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.34 * most + 1.1), sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):

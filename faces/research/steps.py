@@ -129,11 +129,6 @@ class Steps:
         index = self.index() | {step: {"commit": commit()} | about | {"tables": kept}}
         write_json(self.folder / "index.json", dict(sorted(index.items())))
 
-    def adopt(self, step: str, tables: Tables, source: str, *inputs: Any, **settings: Any) -> None:
-        """Keep tables that were computed elsewhere; ``source`` says where, and is shown instead of a commit."""
-        about = {"inputs": [_content(table) for table in inputs], "settings": _plain(settings), "source": source}
-        self.write(step, tables, about)
-
     def figure(self, figure: Any, name: str) -> None:
         """Write a figure as ``NN_name.png`` below ``out_dir``; the notebook shows it itself."""
         path = self.out_dir / "figures" / f"{self.folder.name}_{name}.png"

@@ -71,7 +71,8 @@ def test_the_worst_bracket_is_weighed_by_photos():
         {"age": [20] * 8 + [50] * 3 + [90], "absolute": [1.0] * 8 + [6.0] * 3 + [2.0], "group": range(12)}
     )
     assert evaluation.worst_bracket(frame).startswith("50 to 50 years, 6.0 years off")
-    assert evaluation.find_max_subarray([]) == (0, 0, 0.0) and evaluation.find_max_subarray([-2, -1])[:2] == (1, 2)
+    wide = frame.assign(age=[20] * 8 + [45, 50, 60] + [55])  # 55 is but a little below the mean
+    assert evaluation.worst_bracket(wide).startswith("45 to 60 years, 5.0 years off")
 
 
 def test_whipples_index_of_no_heaps_and_of_nothing_else():

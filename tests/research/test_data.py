@@ -772,7 +772,7 @@ def test_fractions_that_leave_nothing_are_refused(fractions):
         data.split(grouped_rows(20), val=fractions[0], test=fractions[1])
 
 
-# ------------------------------------------------------------------------------------- files and fingerprint
+# --------------------------------------------------------------------------------------------- fingerprint
 
 
 def full(drawn_faces):
@@ -781,35 +781,6 @@ def full(drawn_faces):
     manifest["score"] = [0.1 + 0.2, np.nan, 1 / 3] + [1e-17 * i for i in range(len(manifest) - 3)]
     manifest["glasses"] = [True, False] * (len(manifest) // 2) + [True] * (len(manifest) % 2)
     return manifest
-
-
-def test_save_and_load_give_the_same_manifest(drawn_faces, tmp_path):
-    manifest = full(drawn_faces)
-    path = data.save(manifest, tmp_path / "new" / "manifest.csv")
-    loaded = data.load(path)
-    assert list(loaded.columns) == list(manifest.columns)
-    for name in manifest:
-        assert known(loaded[name]) == known(manifest[name]), name
-        assert loaded[name].dtype.kind == manifest[name].dtype.kind, name
-    assert data.fingerprint(loaded) == data.fingerprint(manifest)
-    assert [file.name for file in path.parent.iterdir()] == ["manifest.csv"]
-    again = data.load(data.save(loaded, tmp_path / "again.csv"))
-    pd.testing.assert_frame_equal(again, loaded)
-    assert split_by_name(data.split(loaded)) == split_by_name(manifest)
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path):
-    path = data.save(grouped_rows(3), tmp_path / "manifest.csv")
-    before = path.read_bytes()
-
-    class Unwritable:
-        def __str__(self):
-            raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        data.save(grouped_rows(3).assign(label=[Unwritable()] * 3), path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_fingerprint_changes_with_a_label_or_a_split_and_not_with_the_order(drawn_faces):

@@ -147,16 +147,12 @@ def test_other_photos_are_computed_anew(house):
 
 def test_fields_that_pydantic_declares_count_as_having_had_their_default(tmp_path):
     @pydantic.dataclasses.dataclass
-    class Old:
-        epochs: int = 3
-
-    @pydantic.dataclasses.dataclass
     class Later:
         epochs: int = pydantic.Field(3, ge=1)
         sizes: list = pydantic.Field(default_factory=lambda: [64])
 
     step = steps.Steps(tmp_path, [], tmp_path)
-    step.adopt("run", pd.DataFrame({"a": [1]}), "elsewhere", recipe=Old())
+    step.write("run", pd.DataFrame({"a": [1]}), {"inputs": [], "settings": {"recipe": {"epochs": 3}}})
     assert len(step("run", None, recipe=Later())) == 1
     with pytest.raises(steps.StaleResult, match=r"recipe\.epochs was 3, is 4"):
         step("run", None, recipe=Later(epochs=4))
