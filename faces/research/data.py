@@ -231,6 +231,10 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             continue
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            if shown != name:
+                left_out.append(f"{shown} (a name that is not UTF-8)")  # tables hold no other text
+                continue
             linked, folder, file = entry.is_symlink(), False, False
             with contextlib.suppress(OSError):  # a link to itself, or to where one may not look
                 folder, file = entry.is_dir(), entry.is_file()

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,15 @@ def test_folders_that_systems_make_are_neither_classes_nor_photos(tmp_path, fold
     assert column(manifest, "label") == dict(zip(names[:2], ["cats", "dogs"], strict=True)) and len(manifest) == 2
     said = data.describe(manifest)
     assert f"{folder}/" in said and "1 hidden images" in said and "cats 1" in said and "dogs 1" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")
+def test_names_that_are_not_utf8_are_left_out_by_name(tmp_path):
+    put(tmp_path, "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg")
+    (tmp_path / "cats" / "2.jpg").rename(os.fsdecode(bytes(tmp_path / "cats") + b"/\xff.jpg"))
+    manifest = data.read(tmp_path)
+    assert sorted(manifest["name"]) == ["cats/1.jpg", "dogs/1.jpg"]
+    assert "left out: cats/\\udcff.jpg (a name that is not UTF-8)" in data.describe(manifest)
 
 
 def test_what_lies_beside_train_and_test_is_no_class(tmp_path):
