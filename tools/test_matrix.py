@@ -2,6 +2,7 @@
 
     python tools/test_matrix.py                       # everything: hours on two cores
     python tools/test_matrix.py tests/test_golden.py  # arguments go to pytest
+    python tools/test_matrix.py runtime               # process.py, pipeline and images, without settings of torch
 
 Prints a Markdown table; the exit status is 1 if a test failed under some setting. With fewer processors than threads,
 OMP_NUM_THREADS still takes effect: sums are then split differently.
@@ -28,6 +29,7 @@ SETTINGS = [
     *({"OMP_NUM_THREADS": threads} for threads in ("1", "2", "4")),
     *({"FACES_TEST_SEED": seed} for seed in ("1", "2", "3", "4")),
 ]
+RUNTIME = [f"tests/test_{name}.py" for name in ("process", "pipeline", "images")]
 NOTEBOOKS = tuple(path.name for path in ROOT.glob("tests/test_*_notebook*.py")) + ("test_papermill.py",)
 
 
@@ -53,6 +55,9 @@ def main(arguments: list[str]) -> int:
     has_avx512 = cpu.exists() and "avx512f" in cpu.read_text()
     print("| setting | passed | failed | skipped | seconds |\n|---|---|---|---|---|", flush=True)
     settings = [s for s in SETTINGS if has_avx512 or s.get("ATEN_CPU_CAPABILITY") != "avx512"]
+    if arguments[:1] == ["runtime"]:
+        settings = [s for s in settings if s.keys() <= {"NPY_DISABLE_CPU_FEATURES", "OMP_NUM_THREADS"}]
+        arguments = RUNTIME + arguments[1:]
     return int(sum(run(setting, arguments) for setting in settings) > 0)
 
 
