@@ -33,19 +33,24 @@ RUNTIME = [f"tests/test_{name}.py" for name in ("process", "pipeline", "images")
 NOTEBOOKS = tuple(path.name for path in ROOT.glob("tests/test_*_notebook*.py")) + ("test_papermill.py",)
 
 
-def run(setting: dict[str, str], arguments: list[str]) -> tuple[list[str], int]:
-    """Failed tests, and cells of the table's row."""
+def run(setting: dict[str, str], arguments: list[str]) -> int:
+    """Number of failed tests; prints the table's row."""
     environment = {k: v for k, v in os.environ.items() if k not in set().union(*SETTINGS)} | FIXED | setting
     command = [sys.executable, "-m", "pytest", "-q", "--durations=0", "--durations-min=20", "-p", "no:cacheprovider"]
     command += [f"--ignore=tests/{name}" for name in NOTEBOOKS]
     with TemporaryDirectory() as folder:
         report, start = Path(folder) / "report.xml", time.perf_counter()
-        subprocess.run([*command, f"--junitxml={report}", *arguments], cwd=ROOT, env=environment, stdout=sys.stderr)
+        ended = subprocess.run(
+            [*command, f"--junitxml={report}", *arguments], cwd=ROOT, env=environment, stdout=sys.stderr
+        ).returncode
         seconds = time.perf_counter() - start
-        suite = ET.parse(report).getroot().find("testsuite")
+        suite = ET.parse(report).getroot().find("testsuite") if report.exists() else None
+    name = " ".join(f"{key}={value}" for key, value in setting.items())
+    if suite is None:
+        print(f"| `{name}` | pytest ended with status {ended} | | | {seconds:.0f} |", flush=True)
+        return 1
     total, skipped = int(suite.get("tests")), int(suite.get("skipped"))
     failed = int(suite.get("failures")) + int(suite.get("errors"))
-    name = " ".join(f"{key}={value}" for key, value in setting.items())
     print(f"| `{name}` | {total - failed - skipped} | {failed} | {skipped} | {seconds:.0f} |", flush=True)
     return failed
 
