@@ -263,6 +263,9 @@ def _load(file: BinaryIO, size: int | None, long_side: int | None, limit: int) -
     if pixels > limit:
         raise ImageError(f"{width}x{height} pixels is over the limit of {limit} (--max-pixels)", TOO_LARGE)
     takes = pixels * (_pixel_bytes(image.mode) + DECODER_BYTES.get(image.format or "", 0)) + coefficients
+    match tags.get(TiffImagePlugin.STRIPBYTECOUNTS):
+        case (int(stored),) if image.tile and image.tile[0][0] == "libtiff":  # the one strip is mapped whole
+            takes += stored
     if takes > MAX_PIXEL_BYTES * limit:
         form = "progressive JPEG" if coefficients else image.format
         allowed = f"the limit of {limit} pixels (--max-pixels) allows for {MAX_PIXEL_BYTES * limit // 10**6} MB"

@@ -73,6 +73,7 @@ def test_a_missing_extra_is_one_sentence(command, extra):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
+@pytest.mark.slow
 def test_a_model_is_tested_on_a_labelled_folder_without_torch(tmp_path):
     for name, colour in {"red/1.png": "red", "red/2.png": "#90005f", "red/3.png": "blue", "blue/4.png": "blue"}.items():
         tiny_model.picture(tmp_path / "photos" / name, colour)

@@ -111,6 +111,7 @@ def test_a_large_picture_is_searched_small_and_cut_at_full_size(detector, astron
     assert np.abs(square - expected).mean() < 8  # grey levels
 
 
+@pytest.mark.slow
 def test_min_face_finds_smaller_faces_of_large_pictures_within_max_pixels_and_drops_others(astronaut, tmp_path):
     scene = Image.new("RGB", (4000, 3000), (90, 120, 90))
     scene.paste(astronaut.resize((170, 170), Image.Resampling.BILINEAR), (3000, 2000))  # a face of 33 pixels

@@ -379,6 +379,16 @@ def test_large_jpegs_count_by_what_is_decoded(monkeypatch):
         images.open_rgb(io.BytesIO(progressive), 25)
 
 
+def test_the_one_strip_of_a_compressed_tiff_counts_as_stored_too(monkeypatch):
+    taken, one, several, lzw = [], {"strip_size": 2**20}, {"strip_size": 600}, {"compression": "tiff_lzw"}
+    monkeypatch.setattr(images.BUDGET, "take", taken.append)
+    for options in (several, one, several | lzw, one | lzw):
+        file = io.BytesIO(encoded(smooth(60, 60), "TIFF", **options))
+        images.open_rgb(file)
+    [stored] = Image.open(file).tag_v2[TiffImagePlugin.STRIPBYTECOUNTS]
+    assert [size - taken[0] for size in taken] == [0, 0, 0, stored]
+
+
 def test_a_kept_error_keeps_no_pixels(monkeypatch):
     seen = []
     load = PngImagePlugin.PngImageFile.load

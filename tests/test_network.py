@@ -137,6 +137,7 @@ def test_the_command(guarded, tmp_path):
     guarded.check()
 
 
+@pytest.mark.slow
 def test_the_service(guarded):
     port, photo = helpers.free_port(), (notebooks.ROOT / "samples" / "grace_hopper.jpg").read_bytes()
     with guarded.start("-m", "faces.serve", "--port", str(port)) as server:

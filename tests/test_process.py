@@ -170,6 +170,7 @@ def test_neither_research_nor_network_is_needed_for_answers_and_copies(tool, res
     assert not results.exists()
 
 
+@pytest.mark.slow
 @posix
 def test_outputs_that_are_streams_are_refused(tool, tmp_path):
     picture(tmp_path / "photos" / "a.jpg", "red")
@@ -184,6 +185,7 @@ def test_outputs_that_are_streams_are_refused(tool, tmp_path):
     assert log.read_text() == "earlier\n"
 
 
+@pytest.mark.slow
 @posix
 def test_closed_streams(tool, results, tmp_path):
     picture(tmp_path / "a.jpg", "red")
@@ -299,6 +301,7 @@ runpy.run_path("process.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @posix
 def test_ctrl_c_leaves_the_old_results_and_what_to_go_on_from(tool, tmp_path):
     for number in range(400):

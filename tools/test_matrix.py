@@ -2,6 +2,7 @@
 
     python tools/test_matrix.py                       # everything: hours on two cores
     python tools/test_matrix.py tests/test_golden.py  # arguments go to pytest
+    python tools/test_matrix.py runtime               # process.py, pipeline and images, without settings of torch
 
 Prints a Markdown table; the exit status is 1 if a test failed under some setting. With fewer processors than threads,
 OMP_NUM_THREADS still takes effect: sums are then split differently.
@@ -28,22 +29,28 @@ SETTINGS = [
     *({"OMP_NUM_THREADS": threads} for threads in ("1", "2", "4")),
     *({"FACES_TEST_SEED": seed} for seed in ("1", "2", "3", "4")),
 ]
+RUNTIME = [f"tests/test_{name}.py" for name in ("process", "pipeline", "images")]
 NOTEBOOKS = tuple(path.name for path in ROOT.glob("tests/test_*_notebook*.py")) + ("test_papermill.py",)
 
 
-def run(setting: dict[str, str], arguments: list[str]) -> tuple[list[str], int]:
-    """Failed tests, and cells of the table's row."""
+def run(setting: dict[str, str], arguments: list[str]) -> int:
+    """Number of failed tests; prints the table's row."""
     environment = {k: v for k, v in os.environ.items() if k not in set().union(*SETTINGS)} | FIXED | setting
     command = [sys.executable, "-m", "pytest", "-q", "--durations=0", "--durations-min=20", "-p", "no:cacheprovider"]
     command += [f"--ignore=tests/{name}" for name in NOTEBOOKS]
     with TemporaryDirectory() as folder:
         report, start = Path(folder) / "report.xml", time.perf_counter()
-        subprocess.run([*command, f"--junitxml={report}", *arguments], cwd=ROOT, env=environment, stdout=sys.stderr)
+        ended = subprocess.run(
+            [*command, f"--junitxml={report}", *arguments], cwd=ROOT, env=environment, stdout=sys.stderr
+        ).returncode
         seconds = time.perf_counter() - start
-        suite = ET.parse(report).getroot().find("testsuite")
+        suite = ET.parse(report).getroot().find("testsuite") if report.exists() else None
+    name = " ".join(f"{key}={value}" for key, value in setting.items())
+    if suite is None:
+        print(f"| `{name}` | pytest ended with status {ended} | | | {seconds:.0f} |", flush=True)
+        return 1
     total, skipped = int(suite.get("tests")), int(suite.get("skipped"))
     failed = int(suite.get("failures")) + int(suite.get("errors"))
-    name = " ".join(f"{key}={value}" for key, value in setting.items())
     print(f"| `{name}` | {total - failed - skipped} | {failed} | {skipped} | {seconds:.0f} |", flush=True)
     return failed
 
@@ -53,6 +60,9 @@ def main(arguments: list[str]) -> int:
     has_avx512 = cpu.exists() and "avx512f" in cpu.read_text()
     print("| setting | passed | failed | skipped | seconds |\n|---|---|---|---|---|", flush=True)
     settings = [s for s in SETTINGS if has_avx512 or s.get("ATEN_CPU_CAPABILITY") != "avx512"]
+    if arguments[:1] == ["runtime"]:
+        settings = [s for s in settings if s.keys() <= {"NPY_DISABLE_CPU_FEATURES", "OMP_NUM_THREADS"}]
+        arguments = RUNTIME + arguments[1:]
     return int(sum(run(setting, arguments) for setting in settings) > 0)
 
 

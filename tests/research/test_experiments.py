@@ -30,6 +30,7 @@ RECIPE = Recipe(
     augment=Augment(rotate=5, shift=0.02, zoom=(0.9, 1.1)),
     average=0.2,
     mirror=True,
+    seed=SEED,
 )
 
 
@@ -56,7 +57,7 @@ def same(one, other):
 def test_a_run_learns_all_columns_and_is_not_trained_again(run, photos, cache, monkeypatch):
     folder, network, history = run
     assert list(network.heads) == ["gender", "age", "glasses"]
-    assert history["train_loss"].iloc[1] < history["train_loss"].iloc[0]
+    assert history["train_loss"].iloc[1] < 0.9 * history["train_loss"].iloc[0]
     columns = {"epoch", "train_loss", "val_loss", "val_gender_acc", "val_age_mae", "val_glasses_acc", "images_per_s"}
     assert columns <= set(history)
     monkeypatch.setattr(torch.optim.AdamW, "step", None)

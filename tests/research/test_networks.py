@@ -209,6 +209,7 @@ def exported(tmp_path_factory):
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 48, 3), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 40])
 def test_onnx_of_several_heads_answers_like_each_head_alone_for_any_batch(exported, n):
     path, network, fitted = exported
@@ -222,6 +223,7 @@ def test_onnx_of_several_heads_answers_like_each_head_alone_for_any_batch(export
         np.testing.assert_allclose(answer, expected, atol=1e-2 if head.name == "age" else 1e-5)
 
 
+@pytest.mark.slow
 def test_metadata_give_the_heads_back(exported):
     path, _, fitted = exported
     found, kept, about = export.from_metadata(path)
@@ -231,6 +233,7 @@ def test_metadata_give_the_heads_back(exported):
         export.metadata(HEADS, {}, size=48, whole=False, subject="cat")
 
 
+@pytest.mark.slow
 def test_weights_in_16_bits(exported, tmp_path):
     path, network, fitted = exported
     shutil.copyfile(path, tmp_path / "half.onnx")
@@ -239,6 +242,7 @@ def test_weights_in_16_bits(exported, tmp_path):
     assert 0 < export.compare(export.Deployed(network, HEADS, fitted), tmp_path / "half.onnx", PIXELS, half=True) < 0.5
 
 
+@pytest.mark.slow
 def test_an_export_that_answers_otherwise_is_refused(exported):
     path, network, fitted = exported
     other = fitted | {"gender": {"scale": 0.0}}

@@ -24,10 +24,10 @@ BRIGHTNESS = heads.Years(kind="l1")
 
 
 def red_or_blue(n=96, seed=0):
-    """Squares of noise, redder or bluer, with targets, as an unshuffled feed of batches."""
+    """Squares of noise, dark or bright, redder or bluer: pixels, and as targets the colour and half the brightness."""
     rng = np.random.default_rng([seed, SEED])
     targets = rng.integers(0, 2, n)
-    pixels = rng.integers(0, 200, (n, 8, 8, 3))
+    pixels = rng.integers(0, 200, (n, 8, 8, 3)) * rng.uniform(0.2, 1, (n, 1, 1, 1))
     pixels[np.arange(n), :, :, targets * 2] += 55
     ages = np.repeat(pixels.mean((1, 2, 3))[:, None] / 2, 2, axis=1)
     targets = {"colour": targets[:, None].astype(np.float32), "age": ages.astype(np.float32)}
@@ -179,8 +179,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 def test_the_same_fit_regresses(tmp_path):
-    _, history = train(tmp_path, network(BRIGHTNESS, plain=True), head=BRIGHTNESS, epochs=12)
-    assert history["val_age_mae"].iloc[-1] < 0.8 * history["val_age_mae"].iloc[0]
+    _, history = train(tmp_path, network(BRIGHTNESS, plain=True), head=BRIGHTNESS, epochs=12, rate=0.003)
+    ages = VAL.targets["age"][:, 0]
+    assert history["val_age_mae"].iloc[-1] < 0.5 * np.abs(ages - np.median(ages)).mean()  # of the best constant
 
 
 @pytest.mark.parametrize(("able", "quick"), [("amx_bf16", True), ("avx512_bf16", True), ("avx512_f", False)])
