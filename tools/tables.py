@@ -325,7 +325,8 @@ def glasses() -> str:
     for name, model in networks().items():
         if "glasses" not in model.heads:
             continue
-        answers = kept("07", f"answers.{name}").query("source == 'glasses'")
+        step = "small_answers" if name in predict.QUICK.values() else "answers"
+        answers = kept("07", f"{step}.{name}").query("source == 'glasses'")
         right = evaluation.bootstrap(answers["glasses"] == answers["glasses_predicted"], answers["group"])
         found = evaluation.class_scores(answers, "glasses", "glasses_predicted").loc["glasses"]
         wears = answers["glasses_predicted"] == "glasses"

@@ -636,7 +636,7 @@ def exported_answers(folder: Path, manifest: pd.DataFrame, cache: str | os.PathL
     return export.frame(folder / "model.onnx", found, pixels, np.arange(len(manifest)))
 
 
-LOST = 0.0005  # share of a class's validation photos that a small network may get wrong where a larger one is right
+LOST = 0.001  # share of a class's validation photos that a small network may get wrong where a larger one is right
 
 
 def sure_from(ours: pd.DataFrame, theirs: pd.DataFrame, label: pd.Series, name: str) -> float:
