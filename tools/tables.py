@@ -270,7 +270,8 @@ def groups(kind: str) -> str:
     for source, parts in pd.DataFrame(metrics_of(predict.TASKS["gender"])["test"]).groupby("source"):
         parts = parts[(parts["head"] == "gender") & (parts["by"] == kind)]
         for part in parts.sort_values("mean").to_dict("records"):
-            rows.append([SOURCES[source], plots.human(part["value"]), f"{part['photos']:,}", interval(part[key] for key in BOUNDS)])
+            right = interval(part[key] for key in BOUNDS)
+            rows.append([SOURCES[source], plots.human(part["value"]), f"{part['photos']:,}", right])
     return table(["photos of", kind.replace("_", " "), "number", "accuracy"], rows)
 
 
