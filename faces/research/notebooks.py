@@ -111,11 +111,14 @@ def one_kernel() -> Iterator[Any]:
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
-    kernel = AsyncKernelManager(kernel_name="python3")  # papermill starts it
-    try:
-        yield kernel
-    finally:
-        run_sync(kernel.shutdown_kernel)(now=True)
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        # Not by ports: another program may take one between its being found free and the kernel's start.
+        how = {"transport": "ipc", "ip": f"{sockets}/k"} if os.name == "posix" else {}
+        kernel = AsyncKernelManager(kernel_name="python3", **how)  # papermill starts it
+        try:
+            yield kernel
+        finally:
+            run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def _clear(kernel: Any) -> None:
@@ -148,10 +151,13 @@ def run(
     """
     import papermill
 
+    if kernel is None:
+        with one_kernel() as kernel:
+            return run(notebook, parameters, folder=folder, progress=progress, kernel=kernel)
     parameters = check(notebook, parameters or {})
     folder.mkdir(parents=True, exist_ok=True)
     executed = folder / notebook.name
-    if kernel is not None and kernel.has_kernel:
+    if kernel.has_kernel:
         _clear(kernel)
     how = {"kernel_name": "python3", "cwd": str(ROOT), "progress_bar": progress, "km": kernel}
     try:

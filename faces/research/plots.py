@@ -328,8 +328,10 @@ def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, 
             ax.annotate(word, (table["epoch"].iloc[-1], values.iloc[-1]), (4, above), fontsize=9, **look)
         for at, word in (marks or {}).items():
             ax.axvline(at, color=MUTED, linewidth=1, linestyle="--")
-            if ax is axes[0, 0]:
-                ax.annotate(word, (at, 0), (3, 3), ("data", "axes fraction"), "offset points", fontsize=8, color=MUTED)
+            if ax is axes[0, 0]:  # where no curve is
+                place, away = (1, -10) if train.iloc[0] > train.iloc[-1] else (0, 3)
+                spot = ((at, place), (3, away), ("data", "axes fraction"), "offset points")
+                ax.annotate(word, *spot, fontsize=8, color=MUTED)
         ax.set(xlabel="epoch", title=label)
         ax.margins(y=0.14)
         ax.xaxis.get_major_locator().set_params(integer=True)
