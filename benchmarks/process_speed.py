@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "artifacts" / "process_speed" / "metrics.json"
 LARGE = ROOT / "runs" / "large"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-ASKED = ("gender", "gender,age,glasses", "gender --quick")
+ASKED = ("gender", "gender,age,glasses", "gender --quick", "glasses --quick")
 DECODE = """
 import sys
 from pathlib import Path
