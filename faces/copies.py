@@ -29,7 +29,6 @@ from faces.predict import UsageError
 SEVERAL = "several"  # folder of photos whose faces belong into different ones
 NAME_BYTES = 230  # of a copy, that a number fits behind it: file systems allow for 255
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
-MARK_BYTES = 60_000  # of a JPEG's comment, which has at most 65,533
 THREADS = 2
 
 
@@ -139,7 +138,8 @@ class Copies:
         """Write a JPEG whose comment says of which picture it is, and of which state of it."""
         about = os.stat(source)  # noqa: PTH116
         state = hashlib.sha256(repr((faces, self.tasks, about.st_size, about.st_mtime_ns)).encode()).hexdigest()
-        mark = f"faces: {escaped(name)}, {number or 'all'}\n".encode()[-MARK_BYTES:]
+        # Not the path itself, which would go with every copy that is handed on.
+        mark = f"faces: {hashlib.sha256(escaped(name).encode()).hexdigest()}, {number or 'all'}\n".encode()
         comment = mark + state.encode()
         self._write(
             target,

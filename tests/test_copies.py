@@ -206,6 +206,7 @@ def test_pictures_of_ours_are_replaced_when_the_answers_change_and_only_then(run
     run("--annotate", "seen", "--crops", "cut")
     before = stamps(tmp_path / "seen") | stamps(tmp_path / "cut")
     assert len(before) == 5 + 6
+    assert b"red.png" not in (tmp_path / "seen/red.png.jpg").read_bytes()  # where the photo lies is not handed on
     (tmp_path / "seen/red.png.jpg").unlink()
     run("--annotate", "seen", "--crops", "cut")
     after = stamps(tmp_path / "seen") | stamps(tmp_path / "cut")

@@ -45,7 +45,7 @@ def answers() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _faces("label", str(GROUP), "--tasks", TASKS, "--annotate", folder, "-o", f"{folder}/results.json")
         [drawn] = Path(folder).rglob("group.*")
-        Image.open(drawn).convert("RGB").save(TARGET / "answers.jpg", quality=88)
+        Image.open(drawn).convert("RGB").save(TARGET / "answers.jpg", quality=88, comment=b"")
 
 
 def command_line() -> None:
