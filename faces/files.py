@@ -84,14 +84,8 @@ def _is_new(folder: Path, place: Path, top: Path, linked: set[Path]) -> bool:
 
 
 @contextmanager
-def atomic_write(path: StrPath, *, errors: str = "strict") -> Iterator[IO[str]]:
+def atomic_write(path: StrPath) -> Iterator[IO[str]]:
     """A UTF-8 text file that replaces ``path`` once it is complete; on an error the old file stays.
-
-    Parameters
-    ----------
-    path : path
-    errors : str
-        As for ``open``: the treatment of characters that are not UTF-8.
 
     Raises
     ------
@@ -104,7 +98,7 @@ def atomic_write(path: StrPath, *, errors: str = "strict") -> Iterator[IO[str]]:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors=errors, newline="\n") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             yield file
         # mkstemp makes files that only their owner may read; a result is an ordinary file.
         umask = os.umask(0)

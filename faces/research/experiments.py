@@ -30,9 +30,10 @@ from safetensors.torch import load_file
 from faces import trust
 from faces.files import write_json
 from faces.images import ImageError
-from faces.predict import find_model
+from faces.predict import Model, find_model
 from faces.research import augment, backbones, batches, data, evaluation, export, heads, networks, training, years
 from faces.research.batches import CACHE, Batches
+from faces.research.evaluate import predict as predict_exported
 
 FORBID = ConfigDict(extra="forbid")
 ABOUT = "model.json"  # what the weights of a run are of
@@ -559,14 +560,14 @@ def publish(
         val = np.flatnonzero(manifest["split"] == "val")
         if int8:
             fitted |= refitted(place / "model.onnx", found, fitted, pixels, manifest, val)
+            write()
         if in_front_of:
             ours = export.frame(place / "model.onnx", found, pixels, val)
-            theirs = exported_answers(find_model(in_front_of), manifest.iloc[val].reset_index(drop=True), cache)
+            theirs = predict_exported(Model(in_front_of), manifest.iloc[val])
             for head in found:
                 if isinstance(head, heads.Classes):
                     sure = sure_from(ours, theirs, heads.column(manifest.iloc[val], head.name), head.name)
                     fitted[head.name] = fitted[head.name] | {"sure": sure}
-        if int8 or in_front_of:
             write()
         photos = manifest.iloc[test].reset_index(drop=True)
         figures = evaluation.figures(photos, {})
@@ -629,13 +630,6 @@ def refitted(
     return again
 
 
-def exported_answers(folder: Path, manifest: pd.DataFrame, cache: str | os.PathLike = CACHE) -> pd.DataFrame:
-    """The answers of an exported network about every row, see ``export.frame``."""
-    found, _, about = export.from_metadata(folder / "model.onnx")
-    pixels = batches.decode(manifest, about["size"], whole=about["whole"], cache=cache)
-    return export.frame(folder / "model.onnx", found, pixels, np.arange(len(manifest)))
-
-
 LOST = 0.001  # share of a class's validation photos that a small network may get wrong where a larger one is right
 
 
@@ -647,7 +641,7 @@ def sure_from(ours: pd.DataFrame, theirs: pd.DataFrame, label: pd.Series, name: 
 
     Parameters
     ----------
-    ours, theirs : answers of the small and the larger network, as from ``export.frame``, row by row.
+    ours, theirs : answers of the small and the larger network, as from ``predict``, row by row.
     label : the true class, NaN where it is not known.
     name : of the head.
     """
