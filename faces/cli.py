@@ -124,6 +124,8 @@ def process_folder(
     several = len(given) > 1 or (names is None and not Path(given[0]).is_dir())
     root = "" if several else given[0]
     pipeline = Pipeline(tasks, **how)
+    if how.get("quick") and not pipeline.first:
+        _print_error("--quick changes nothing here: no small network can answer before the one that was asked")
     labels = {task: asked for task, asked in pipeline.tasks.items() if asked[1].classes}
     thresholds = {task: _threshold(*asked, min_confidence) for task, asked in labels.items()}
     if form == "parquet":

@@ -211,7 +211,7 @@ class Pipeline:
 
     def _in_front(self, model: Model) -> Model | None:
         """The small model that can answer before this one all that is asked of it."""
-        if model.name not in QUICK:
+        if model.name not in QUICK or not all(model.heads[name].classes for name in self.wanted[model]):
             return None
         first = Model(QUICK[model.name])
         sure = {name for name, head in first.heads.items() if head.sure is not None}

@@ -96,7 +96,8 @@ def test_the_plain_command(tool, results, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused elsewhere")
 def test_quick_has_the_small_network_answer(tool, results, photos):
     for asked, small in (("gender,glasses", False), ("gender", True)):  # the small one knows no glasses
-        process(tool, photos, "--tasks", asked, "--quick")
+        said = process(tool, photos, "--tasks", asked, "--quick").stderr
+        assert ("--quick changes nothing" in said) is not small
         options = json.loads(results.with_name("process_run.json").read_text())["options"]
         assert ("faces_small" in options.get("quick", {})) is small
     assert json.loads(results.read_text()) == tiny_model.COLOURS

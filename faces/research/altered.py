@@ -210,8 +210,8 @@ def detect(predictions: pd.DataFrame) -> pd.DataFrame:
     return table.assign(val_auc=evaluation.detection(val, "glasses", "glasses", resamples=2).loc["auc", "value"])
 
 
-def doubtful(photos: pd.DataFrame, *, recipe, folds: int, seed: int, folder: Path, cache: Path) -> pd.Series:
-    """Training photos whose label networks that have not seen them contradict (cleanlab): True for those rows."""
+def doubtful(photos: pd.DataFrame, *, recipe, folds: int, seed: int, folder: Path, cache: Path) -> pd.DataFrame:
+    """Whether networks that have not seen a training photo contradict its label (cleanlab): ``suspect``, row by row."""
     from cleanlab.filter import find_label_issues
     from sklearn.model_selection import GroupKFold
 
@@ -227,36 +227,33 @@ def doubtful(photos: pd.DataFrame, *, recipe, folds: int, seed: int, folder: Pat
     asked = pd.concat(parts)
     likely = asked[["glasses_p_glasses", "glasses_p_no_glasses"]].to_numpy()
     issues = find_label_issues((asked["glasses"] == "no_glasses").astype(int).to_numpy(), likely, n_jobs=1)
-    return pd.Series(issues, asked.index).reindex(photos.index, fill_value=False)
+    return pd.DataFrame({"suspect": pd.Series(issues, asked.index).reindex(photos.index, fill_value=False)})
 
 
 def trials(
     photos: pd.DataFrame,
+    suspects: pd.DataFrame,
     *,
     stages: Sequence,
     steady: Sequence,
     widths: Sequence[int],
+    seeds: Sequence[int],
     drawn_share: float,
-    folds: int,
-    seed: int,
     folder: Path,
     cache: Path,
 ) -> dict[str, pd.DataFrame]:
-    """Train small networks that differ in one thing, and networks of several widths.
+    """Train small networks that differ in one thing, once for each of ``seeds``, and networks of several widths.
 
-    Augmentation becomes harsher by ``stages`` and does not in ``steady`` ones.
+    ``suspects`` are those of ``doubtful``. Augmentation becomes harsher by ``stages`` and does not in ``steady`` ones.
 
     Returns
     -------
-    dict: "suspects": photos and suspect ones; "what": run, metric, value, low, high; "sizes": the same with width and
-    parameters.
+    dict: "what": run, seed, metric, value, low, high; "sizes": width, parameters and the same, of the first seed.
     """
     from faces.research import experiments, networks
 
-    folder = folder / "trials"
-    suspect = doubtful(photos, recipe=stages[0], folds=folds, seed=seed, folder=folder / "doubtful", cache=cache)
-    clean = photos[~suspect]
-    drawn = with_drawn_glasses(clean, share=drawn_share, seed=seed, folder=folder / "drawn")
+    clean = photos[~suspects["suspect"].to_numpy()]
+    drawn = with_drawn_glasses(clean, share=drawn_share, seed=seeds[0], folder=folder / "drawn")
     weighted, level = ([replace(one, balance=("glasses",)) for one in recipes] for recipes in (stages, steady))
     runs: dict[str | int, tuple[pd.DataFrame, Sequence]] = {
         "cleaned, weighted, harsher by stages": (clean, weighted),
@@ -268,50 +265,51 @@ def trials(
     runs |= {width: (clean, [replace(stage, options={"width": width}) for stage in stages]) for width in widths}
     what, sizes = [], []
     for name, (rows, recipe) in runs.items():
-        place = folder / str(name).replace(", ", "_").replace(" ", "_")
-        table = detect(experiments.run(rows, recipe=recipe, folder=place, cache=cache)["predictions"])
-        table = table.rename_axis("metric").reset_index()
-        if isinstance(name, str):
-            what.append(table.assign(run=name))
-        else:
-            count = networks.parameter_count(experiments.load(place)[0])
-            sizes.append(table.assign(width=name, parameters=count))
-    counts = pd.DataFrame({"photos": [int((photos["split"] == "train").sum())], "suspect": [int(suspect.sum())]})
-    return {"suspects": counts, "what": pd.concat(what), "sizes": pd.concat(sizes)}
+        for seed in seeds if isinstance(name, str) else seeds[:1]:
+            place = folder / "trials" / f"{name}-{seed}".replace(", ", "_").replace(" ", "_")
+            seeded = [replace(stage, seed=seed) for stage in recipe]
+            table = detect(experiments.run(rows, recipe=seeded, folder=place, cache=cache)["predictions"])
+            table = table.rename_axis("metric").reset_index()
+            if isinstance(name, str):
+                what.append(table.assign(run=name, seed=seed))
+            else:
+                count = networks.parameter_count(experiments.load(place)[0])
+                sizes.append(table.assign(width=name, parameters=count))
+    return {"what": pd.concat(what), "sizes": pd.concat(sizes)}
 
 
 def taught(
     photos: pd.DataFrame,
+    suspects: pd.DataFrame,
     more_dirs: Sequence,
     *,
-    teacher,
     stages: Sequence,
     more_photos: int,
     drawn_share: float,
-    folds: int,
     seed: int,
     folder: Path,
     cache: Path,
 ) -> dict[str, pd.DataFrame]:
-    """Train a large network, and a small one by ``stages`` on its answers, about photos without a label too.
+    """Train a network by ``stages`` on labels and on the answers of their teacher, about photos without a label too.
 
-    Those are ``more_photos`` of ``more_dirs``, at random, none near a test photo. Returns what ``experiments.run``
-    does of the small network, and in "teacher" the figures of the large one.
+    ``suspects``, those of ``doubtful``, are left out. Photos without a label are ``more_photos`` of ``more_dirs``, at
+    random, none near a test photo. Returns what ``experiments.run`` does, and in "teacher" the figures of the teacher.
     """
+    from faces.predict import find_model
     from faces.research import data, experiments
 
-    suspect = doubtful(photos, recipe=stages[0], folds=folds, seed=seed, folder=folder / "doubtful", cache=cache)
-    rows = with_drawn_glasses(photos[~suspect], share=drawn_share, seed=seed, folder=folder / "drawn")
-    large = experiments.run(rows, recipe=teacher, folder=folder / "teacher", cache=cache)
+    clean = photos[~suspects["suspect"].to_numpy()]
+    rows = with_drawn_glasses(clean, share=drawn_share, seed=seed, folder=folder / "drawn")
     if more_dirs:
         more = data.read(more_dirs)
         more = more.sample(min(more_photos, len(more)), random_state=seed).reset_index(drop=True)
         both = data.extend(photos, data.scan(more, cache=cache))
         more = data.usable(both.iloc[len(photos) :].query("split == 'train'"))
         rows = pd.concat([rows, more.assign(glasses=None)], ignore_index=True)
-    small = [replace(stage, teachers=(str(folder / "teacher"),)) for stage in stages]
-    table = detect(large["predictions"]).rename_axis("metric").reset_index()
-    return experiments.run(rows, recipe=small, folder=folder / "network", cache=cache) | {"teacher": table}
+    found = experiments.run(rows, recipe=stages, folder=folder / "network", cache=cache)
+    asked = photos[photos["split"] != "train"]
+    teacher = detect(experiments.predict(find_model(stages[0].teachers[0]), asked, cache=cache))
+    return found | {"teacher": teacher.rename_axis("metric").reset_index()}
 
 
 def with_qualities(photos: pd.DataFrame, *, size: int, cache: Path) -> pd.DataFrame:

@@ -201,7 +201,7 @@ def _quicken(network: nn.Module) -> None:
                 module.__class__ = _QuickConv
 
 
-def _torchvision(name: str, *, size: int, imagenet: bool, **options) -> Backbone:
+def _torchvision(name: str, *, size: int, imagenet: bool, grey: bool = False, **options) -> Backbone:
     import torchvision  # takes longer than torch itself, and the networks of our own do without
 
     if imagenet and options.get("width_mult", 1.0) != 1.0:
@@ -223,13 +223,15 @@ def _torchvision(name: str, *, size: int, imagenet: bool, **options) -> Backbone
     else:
         stages = OrderedDict(network.features.named_children())
         width = network.features[-1].out_channels
-    features = nn.Sequential(OrderedDict(standardize=Standardize(IMAGENET_MEAN, IMAGENET_STD), **stages))
+    # For grey pictures all colours are standardised alike, as ``accept_colour`` needs it.
+    mean, std = ([sum(each) / 3] * 3 if grey else each for each in (IMAGENET_MEAN, IMAGENET_STD))
+    features = nn.Sequential(OrderedDict(standardize=Standardize(mean, std), **stages))
     _quicken(features)
     return features, width
 
 
-def _mobilenet_v2(*, size: int, imagenet: bool, width: float = 1.0) -> Backbone:
-    return _torchvision("mobilenet_v2", size=size, imagenet=imagenet, width_mult=width)
+def _mobilenet_v2(*, size: int, imagenet: bool, width: float = 1.0, grey: bool = False) -> Backbone:
+    return _torchvision("mobilenet_v2", size=size, imagenet=imagenet, grey=grey, width_mult=width)
 
 
 def _resnet(name: str, *, size: int, imagenet: bool) -> Backbone:

@@ -173,46 +173,6 @@ def mean_faces_of(table: pd.DataFrame, rows: str, columns: str, *, order: Sequen
 # ------------------------------------------------------------------------------------- figures of trained classifiers
 
 
-def in_percent(*axes: plt.Axes, x: bool = False, y: bool = False, digits: int = 0) -> None:
-    """Write shares on the x axes or the y axes as percentages."""
-    for ax in axes:
-        for axis, wanted in ((ax.xaxis, x), (ax.yaxis, y)):
-            if wanted:
-                axis.set_major_formatter(lambda share, _: f"{share:.{digits}%}".replace("%", " %"))
-
-
-def learning_curves(table: pd.DataFrame, *, title: str = "", kept: int | None = None, stages: Sequence[str] = ()):
-    """Loss and accuracy by epoch, training and validation; the epoch that is kept, and where the named stages begin.
-
-    ``table``: epoch, stage, train_loss, val_loss, train_acc, val_acc.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3))
-    for ax, name, label in zip(axes, ("loss", "acc"), ("loss", "accuracy"), strict=True):
-        for side, colour in (("train", COLOURS[1]), ("val", COLOURS[0])):
-            ax.plot(table["epoch"], table[f"{side}_{name}"], color=colour, marker="o", markersize=3)
-        for number, stage in enumerate(stages, 1):
-            first = table.loc[table["stage"] == number, "epoch"].min()
-            if number > 1:
-                ax.axvline(first - 0.5, color=MUTED, linewidth=1, linestyle="--")
-            if name == "loss":
-                ax.text(first, ax.get_ylim()[1], f" {stage}", fontsize=9, color=MUTED, va="bottom")
-        if kept:
-            value = table.loc[table["epoch"] == kept, f"val_{name}"].iloc[0]
-            ax.plot(kept, value, "o", markersize=11, markerfacecolor="none", color=COLOURS[4])
-        ax.set(xlabel="epoch", ylabel=label)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    in_percent(axes[1], y=True)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=12)
-    last, ax = table.iloc[-1], axes[1]
-    for side, colour, said in (("train", COLOURS[1], "training"), ("val", COLOURS[0], "validation")):
-        higher = last[f"{side}_acc"] >= max(last["train_acc"], last["val_acc"])
-        where = (0, 10 if higher else -16)
-        about = {"textcoords": "offset points", "ha": "right", "color": colour, "fontsize": 10}
-        ax.annotate(said, (last["epoch"], last[f"{side}_acc"]), where, **about)
-    ax.margins(y=0.15)
-    return figure
-
-
 def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: dict[str, float] | None = None) -> Figure:
     """``intervals`` of the table, and the line to compare with, of each title: one above the other, in percent."""
     rows = [len(table) + 1.6 for table in tables.values()]
@@ -222,28 +182,7 @@ def interval_panels(tables: dict[str, pd.DataFrame], *, xlabel: str, overall: di
     for ax, (title, table) in zip(axes[:, 0], tables.items(), strict=True):
         intervals(table, xlabel="", title=title, ax=ax, overall=(overall or {}).get(title))
     axes[-1, 0].set_xlabel(xlabel)
-    in_percent(axes[-1, 0], x=True)
-    return figure
-
-
-def network_drawing(table: pd.DataFrame, *, title: str = "") -> Figure:
-    """Blocks from left to right: as high as the maps of a layer are wide, as broad as it has channels (in steps of 2×).
-
-    ``table``: as from ``faces.research.analysis.layers``; layers without parameters are left out.
-    """
-    shown = table[(table["parameters"] > 0) & (table["kind"] != "BatchNorm2d")]
-    figure, ax = plt.subplots(figsize=(7, 2.4))
-    left, most = 0.0, float(shown["side"].max())
-    for number, (_, row) in enumerate(shown.iterrows()):
-        height, width = 0.08 + row["side"] / most, 0.1 * np.log2(row["channels"] + 1)
-        colour = COLOURS[0] if row["side"] > 1 else COLOURS[1]
-        ax.add_patch(plt.Rectangle((left, -height / 2), width, height, facecolor=colour, edgecolor="white"))
-        size = f"{row['side']:.0f}²×" if row["side"] > 1 else ""
-        turned = {"rotation": 90, "va": "bottom", "ha": "center", "fontsize": 8, "color": INK}
-        ax.text(left + width / 2, height / 2 + 0.03, f"{size}{row['channels']:.0f}", **turned)
-        left += width + (0.12 if number < len(shown) - 1 else 0)
-    ax.set(xlim=(-0.1, left + 0.1), ylim=(-0.65, 1.0), title=title)
-    ax.axis("off")
+    percent(axes[-1, 0].xaxis)
     return figure
 
 
@@ -310,22 +249,34 @@ def looked_at(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
 def percent(*axes: plt.Axis) -> None:
     """Label the ticks of axes of shares in percent."""
     for axis in axes:
-        axis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
 
-def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, str] | None = None) -> Figure:
-    """Training and validation by epoch, a panel each for some columns; ``marks`` are lines between epochs, named.
+def learning(
+    table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, str] | None = None, kept: int | None = None
+) -> Figure:
+    """Training and validation by epoch, a panel each for some columns.
 
-    ``table``: ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel; ``panels``: NAME -> label of the axis.
+    Parameters
+    ----------
+    table : ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
+    panels : NAME -> title; accuracies, whose names end in ``acc``, are in percent.
+    marks : lines between epochs, and what begins there.
+    kept : the epoch that is circled.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), squeeze=False)
     for ax, (name, label) in zip(axes[0], panels.items(), strict=True):
         train, val = table[f"train_{name}"], table[f"val_{name}"]
         for values, other, colour, word in ((train, val, 1, "training"), (val, train, 0, "validation")):
             ax.plot(table["epoch"], values, "o-", markersize=3, color=COLOURS[colour])
-            above = 8 if values.iloc[-1] >= other.iloc[-1] else -14
+            above, end = values.iloc[-1] >= other.iloc[-1], values.iloc[-(len(values) // 4 + 1) :]
+            last = (table["epoch"].iloc[-1], end.max() if above else end.min())  # where its own curve is not
             look = {"textcoords": "offset points", "ha": "right", "color": COLOURS[colour]}
-            ax.annotate(word, (table["epoch"].iloc[-1], values.iloc[-1]), (4, above), fontsize=9, **look)
+            ax.annotate(word, last, (4, 8 if above else -14), fontsize=9, **look)
+        if kept is not None:
+            ax.plot(kept, val[table["epoch"] == kept], "o", markersize=11, markerfacecolor="none", color=COLOURS[4])
+        if name.endswith("acc"):
+            percent(ax.yaxis)
         for at, word in (marks or {}).items():
             ax.axvline(at, color=MUTED, linewidth=1, linestyle="--")
             if ax is axes[0, 0]:  # where no curve is
@@ -341,6 +292,7 @@ def learning(table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, 
 # A network has one colour in every figure.
 NETWORK_COLOURS = {"ResNet50": COLOURS[0], "MobileNetV2": COLOURS[2], "labels": MUTED}
 NETWORK_COLOURS |= {"random margins": COLOURS[1], "crops as they are": COLOURS[3]}
+NETWORK_COLOURS |= {"ResNet50 for age": COLOURS[0], "MobileNetV2 for age": COLOURS[2]}
 NETWORK_COLOURS |= {"one network": COLOURS[4], "separate": COLOURS[2]}
 
 
@@ -349,19 +301,20 @@ def bands(panels: dict[str, tuple[pd.DataFrame, str]], *, ylabel: str) -> Figure
 
     ``panels``: title -> table with ``network``, ``value``, ``mean``, ``low`` and ``high``, and what the values are.
     """
-    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.7 * len(panels)), squeeze=False)
+    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.7 * len(panels)), sharey=True, squeeze=False)
+    shown = pd.concat([table for table, _ in panels.values()])
+    spread = shown["high"].fillna(shown["mean"]).max() - shown["low"].fillna(shown["mean"]).min()
     for ax, (title, (table, xlabel)) in zip(axes[:, 0], panels.items(), strict=True):
+        colours = dict(zip(table["network"].unique(), COLOURS, strict=False)) | NETWORK_COLOURS
         for name, part in table.sort_values("value").groupby("network", sort=False):
-            colour = NETWORK_COLOURS.get(name, COLOURS[0])
-            ax.plot(part["value"], part["mean"], "o-", markersize=4, color=colour)
-            ax.fill_between(part["value"], part["low"], part["high"], color=colour, alpha=0.2, linewidth=0)
+            ax.plot(part["value"], part["mean"], "o-", markersize=4, color=colours[name])
+            ax.fill_between(part["value"], part["low"], part["high"], color=colours[name], alpha=0.2, linewidth=0)
         first, last = table["value"].min(), table["value"].max()
         ends = table[table["value"] == last].sort_values("mean").set_index("network")["mean"]
-        spread = table["high"].fillna(table["mean"]).max() - table["low"].fillna(table["mean"]).min()
         place = -np.inf
         for name, end in ends.items() if len(ends) > 1 else ():  # one above the other, at least a line apart
-            place, colour = max(end, place + spread / 11), NETWORK_COLOURS.get(name, COLOURS[0])
-            ax.text(last + 0.02 * (last - first), place, name, va="center", color=colour, fontsize=9)
+            place = max(end, place + spread / 11)
+            ax.text(last + 0.02 * (last - first), place, name, va="center", color=colours[name], fontsize=9)
         right = last + (0.32 if len(ends) > 1 else 0.02) * (last - first)
         ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(first, right))
     return figure
@@ -381,7 +334,9 @@ def network(stages: pd.DataFrame) -> Figure:
         middle = left + broad / 2
         ax.add_patch(plt.Rectangle((left, -high / 2), broad, high, color=COLOURS[0], alpha=0.25 + 0.5 * (number % 2)))
         ax.text(middle, height.max() / 2 * 1.1, human(name), ha="center", va="bottom", fontsize=8, rotation=30)
-        ax.text(middle, -height.max() / 2 * 1.1, f"{side}²\n× {channels}", ha="center", va="top", fontsize=8)
+        many = len(stages) > 12
+        look = {"fontsize": 8, "va": "top", "ha": "center", "rotation": 90 if many else 0}
+        ax.text(middle, -height.max() / 2 * 1.1, f"{side}²{' ' if many else chr(10)}× {channels}", **look)
         left += broad + gap
     ax.set(xlim=(-gap, left), ylim=(-height.max() * 0.95, height.max() * 0.95))
     ax.axis("off")
@@ -511,6 +466,15 @@ def dots(columns: dict[str, pd.Series], *, xlabel: str) -> Figure:
     return figure
 
 
+def each_seed(table: pd.DataFrame, *, xlabel: str, ax: plt.Axes) -> None:
+    """A figure of runs, a row each, by seed: a pale dot for each of the columns, a dark one for their mean."""
+    ax.plot(table, range(len(table)), "o", color=COLOURS[0], alpha=0.4, markersize=4)
+    ax.plot(table.mean(axis=1), range(len(table)), "|", color=INK, markersize=12, markeredgewidth=2)
+    ax.set_yticks(range(len(table)), [human(run) for run in table.index])
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel)
+
+
 def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
     """Share of right answers by the size of the picture on a plain background, a panel for each title.
 
@@ -610,25 +574,6 @@ def ages_with_intervals(table: pd.DataFrame) -> Figure:
     ends = [known["age"].min() - 1, known["age"].max() + 1]
     ax.plot(ends, ends, color=MUTED, linewidth=1)
     ax.set(xlabel="reported age, years", ylabel="predicted age, years")
-    return figure
-
-
-def errors_by_variant(tables: dict[str, pd.DataFrame], *, labels: dict[str, str], ylabel: str) -> Figure:
-    """Mean errors with their intervals as bands, a panel for each title, a line for each model.
-
-    ``tables``: title -> ``model``, ``value``, ``mean``, ``low``, ``high``; ``labels``: title -> of the horizontal axis.
-    """
-    figure, axes = plt.subplots(1, len(tables), figsize=(7, 3.2), sharey=True, squeeze=False)
-    for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
-        for number, (model, part) in enumerate(table.sort_values("value").groupby("model", sort=False)):
-            ax.plot(part["value"], part["mean"], "o-", markersize=4, color=COLOURS[number])
-            ax.fill_between(part["value"], part["low"], part["high"], color=COLOURS[number], alpha=0.15, linewidth=0)
-            if ax is axes[0, 0]:
-                ax.text(0.03, 0.93 - 0.09 * number, human(model), color=COLOURS[number], transform=ax.transAxes, size=9)
-        ax.set(title=title, xlabel=labels[title])
-    axes[0, 0].set(ylabel=ylabel)
-    low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(min(0, low), high * 1.35)
     return figure
 
 
