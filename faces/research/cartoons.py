@@ -31,8 +31,8 @@ def ladder(recipe: Recipe, *, epochs: int, width: int, wide: int) -> dict[str, R
     small = replace(recipe, **RESIDUAL, **BARE, epochs=epochs, size=64, whole=False, options={"width": width})
     augmented = replace(small, augment=MILD)
     smooth = replace(augmented, smoothing=0.1, average=0.05)
-    sight = {"size": recipe.size, "whole": True} if recipe.whole else {}
-    large = replace(smooth, **sight, options={"width": wide})
+    size = recipe.size if recipe.whole else smooth.size
+    large = replace(smooth, size=size, whole=recipe.whole, options={"width": wide})
     return {
         "plain": plain,
         "plain, focal loss": replace(plain, gamma=2.0),

@@ -456,12 +456,12 @@ def age_summary(frame: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
     }
 
 
-def age_group_share(predictions: pd.DataFrame, source: str) -> str:
-    """Share of a source's test photos whose answer lies in the labelled age group, with its interval, in words."""
+def age_group_share(predictions: pd.DataFrame, source: str) -> tuple[float, float, float]:
+    """Share of a source's test photos whose answer lies in the labelled age group, with its interval."""
     table = predictions[predictions["split"].eq("test") & (predictions["source"] == source)]
     table = table[table["age_group"].notna()]
     answered = pd.cut(table["age_predicted"], AGE_BOUNDS, right=False, labels=AGE_GROUPS)
-    return words(bootstrap(answered.astype(object) == table["age_group"], table["group"]))
+    return bootstrap(answered.astype(object) == table["age_group"], table["group"])
 
 
 def worst_bracket(frame: pd.DataFrame) -> str:
