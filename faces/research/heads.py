@@ -76,7 +76,7 @@ class Classes:
             return torch.ones_like(targets[:, 0])
         return targets.new_tensor(self.class_weights)[targets[:, 0].long()]
 
-    def imitation(self, logits: Tensor, teacher: Tensor) -> Tensor:
+    def imitation(self, logits: Tensor, teacher: Tensor, *, guided: bool = False) -> Tensor:
         return F.cross_entropy(logits, teacher.softmax(1), reduction="none")
 
     def contradicts(self, teacher: Tensor, targets: Tensor) -> Tensor:
@@ -179,11 +179,12 @@ class Years:
     def row_weights(self, targets: Tensor) -> Tensor:
         return torch.ones_like(targets[:, 0])
 
-    def imitation(self, outputs: Tensor, teacher: Tensor) -> Tensor:
+    def imitation(self, outputs: Tensor, teacher: Tensor, *, guided: bool = False) -> Tensor:
         if not years.is_distribution(self.kind):
             return (self.read(outputs) - self.read(teacher)).abs() / years.SCALE
         apart = F.cross_entropy(outputs, teacher.softmax(1), reduction="none")
-        return apart + (years.mean(outputs) - years.mean(teacher)).abs()
+        # Beside a guide, the distance of the means in single years would drown what its maps teach.
+        return apart + (years.mean(outputs) - years.mean(teacher)).abs() / (years.SCALE if guided else 1.0)
 
     def contradicts(self, teacher: Tensor, targets: Tensor, by: float = 10.0) -> Tensor:
         """Whether a teacher's answer lies more than so many years outside the label, bool ``[n]``."""
@@ -312,7 +313,8 @@ def total_loss(
 
     Parameters
     ----------
-    outputs : ``{head: [n, k]}``; keys that end in ``/penalty`` are added as they are.
+    outputs : ``{head: [n, k]}``; keys that end in ``/penalty`` are added as they are, ``{head}/teacher`` are those of a
+        guide (see ``networks.HintedStudent``).
     targets : ``{head: [n, k]}``, NaN where unknown, and optionally ``{head}/teacher``: a teacher's outputs, NaN
         likewise.
     distill : share of the teacher in the loss of a row that has a label too.
@@ -320,7 +322,8 @@ def total_loss(
     total = sum((value.mean() for key, value in outputs.items() if key.endswith("/penalty")), torch.zeros(()))
     for head in heads:
         output, target = outputs[head.name], targets[head.name]
-        teacher = outputs.get(f"{head.name}/teacher", targets.get(f"{head.name}/teacher"))
+        guided = f"{head.name}/teacher" in outputs
+        teacher = (outputs if guided else targets).get(f"{head.name}/teacher")
         known = ~target.isnan().any(1)
         each, weights = output.new_zeros(len(output)), output.new_zeros(len(output))
         each[known] = head.loss(output[known], target[known])
@@ -328,7 +331,8 @@ def total_loss(
         if teacher is not None:
             taught = ~teacher.isnan().any(1)
             share = torch.where(known[taught], distill, 1.0)
-            each[taught] = (1 - share) * each[taught] + share * head.imitation(output[taught], teacher[taught])
+            alike = head.imitation(output[taught], teacher[taught], guided=guided)
+            each[taught] = (1 - share) * each[taught] + share * alike
             weights[taught & ~known] = 1.0
         total = total + head.weight * (each * weights).sum() / weights.sum().clamp(min=1e-9)
     return total

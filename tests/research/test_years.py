@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from faces.research import years
-from faces.research.heads import Years
+from faces.research.heads import Years, total_loss
 
 RANGES = torch.tensor([[26.0, 26], [0, 0], [20, 29], [70, 116], [116, 116]])
 
@@ -78,6 +78,16 @@ def test_imitation_is_least_for_the_teachers_own_answer():
     entropy = -(teacher.softmax(1) * teacher.log_softmax(1)).sum(1)
     torch.testing.assert_close(same, entropy)
     assert (other > same).all()
+
+
+def test_a_guides_mean_counts_in_twenties_of_years_so_that_its_maps_are_heard():
+    teacher, x = logits(), logits().flip(1)
+    apart = (years.mean(x) - years.mean(teacher)).abs()
+    alone, guided = (Years().imitation(x, teacher, guided=guided) for guided in (False, True))
+    torch.testing.assert_close(alone - guided, apart * (1 - 1 / years.SCALE))
+    label = torch.full((len(x), 2), torch.nan)
+    beside = total_loss([Years(weight=1.0)], {"age": x, "age/teacher": teacher}, {"age": label})
+    torch.testing.assert_close(beside, guided.mean())
 
 
 def test_an_exact_age_is_its_bin():
