@@ -456,12 +456,6 @@ def protocol() -> str:
     return f"Trained and tested on ages 21 to 60 alone, as published comparisons are, it errs by {error} years."
 
 
-def fastest_glasses() -> str:
-    """Speed of the glasses network."""
-    fastest = max(run["faces_per_s"] for run in metrics_of("glasses_cnn")["speed"])
-    return f"In batches on two cores it answers about {fastest:,} faces a second."
-
-
 def training_speed() -> str:
     """Training of the small networks."""
     rows = []

@@ -467,12 +467,12 @@ def dots(columns: dict[str, pd.Series], *, xlabel: str) -> Figure:
 
 
 def each_seed(table: pd.DataFrame, *, xlabel: str, ax: plt.Axes) -> None:
-    """A figure of runs, a row each, by seed: a pale dot for each of the columns, a dark one for their mean."""
+    """A figure of runs, a row each, by seed: a dot for each of the columns, a line for their mean."""
     ax.plot(table, range(len(table)), "o", color=COLOURS[0], alpha=0.4, markersize=4)
     ax.plot(table.mean(axis=1), range(len(table)), "|", color=INK, markersize=12, markeredgewidth=2)
     ax.set_yticks(range(len(table)), [human(run) for run in table.index])
-    ax.invert_yaxis()
-    ax.set(xlabel=xlabel)
+    ax.set(xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
+    ax.grid(False, axis="y")
 
 
 def backgrounds(tables: dict[str, pd.DataFrame]) -> Figure:
