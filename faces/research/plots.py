@@ -253,15 +253,15 @@ def percent(*axes: plt.Axis) -> None:
 
 
 def learning(
-    table: pd.DataFrame, panels: dict[str, str], *, marks: dict[float, str] | None = None, kept: int | None = None
+    table: pd.DataFrame, panels: dict[str, str], *, stages: Sequence[str] = (), kept: int | None = None
 ) -> Figure:
     """Training and validation by epoch, a panel each for some columns.
 
     Parameters
     ----------
-    table : ``epoch``, and ``train_NAME`` and ``val_NAME`` for every panel.
+    table : ``epoch``, ``stage``, and ``train_NAME`` and ``val_NAME`` for every panel.
     panels : NAME -> title; accuracies, whose names end in ``acc``, are in percent.
-    marks : lines between epochs, and what begins there.
+    stages : names of the stages; a line is drawn where each begins.
     kept : the epoch that is circled.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(7, 2.9), squeeze=False)
@@ -277,7 +277,8 @@ def learning(
             ax.plot(kept, val[table["epoch"] == kept], "o", markersize=11, markerfacecolor="none", color=COLOURS[4])
         if name.endswith("acc"):
             percent(ax.yaxis)
-        for at, word in (marks or {}).items():
+        begun = table.groupby("stage")["epoch"].min() - 0.5 if stages else ()
+        for at, word in zip(begun, stages, strict=True):
             ax.axvline(at, color=MUTED, linewidth=1, linestyle="--")
             if ax is axes[0, 0]:  # where no curve is
                 place, away = (1, -10) if train.iloc[0] > train.iloc[-1] else (0, 3)
