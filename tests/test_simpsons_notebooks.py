@@ -31,6 +31,8 @@ def test_settings_files_hold_the_published_recipe(file, model):
     settings = experiments.read_settings(steps.ROOT / "configs" / f"{file}.yaml")
     published = experiments.load(steps.ROOT / "artifacts" / model)[1]
     assert replace(published, learn=settings.recipe.learn) == settings.recipe
+    with pytest.raises(experiments.SettingsError, match="epoch"):
+        experiments.read_settings(steps.ROOT / "configs" / f"{file}.yaml", ["recipe.epoch=3"])
 
 
 def test_the_ladder_ends_in_the_recipe_and_changes_one_thing_at_a_time():

@@ -579,7 +579,7 @@ def publish(
         metrics = {
             "model": target.name,
             "parameters": networks.parameter_count(network),
-            "recipe": asdict(recipe),
+            "recipe": asdict(near(recipe)),
             "heads": [asdict(head) | {"fitted": fitted.get(head.name, {})} for head in found],
             "data": {"fingerprint": data.fingerprint(manifest), "photos": counts},
             "test": json.loads(figures.round(4).to_json(orient="records")),
@@ -590,7 +590,7 @@ def publish(
         if half:
             weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
         training.write_safetensors(weights, place / "weights.safetensors")
-        write_json(place / ABOUT, {"recipe": asdict(recipe), "heads": [asdict(h) for h in found], "fitted": fitted})
+        write_json(place / ABOUT, {"recipe": asdict(near(recipe)), "heads": [asdict(h) for h in found], "fitted": fitted})
         write_json(place / "metrics.json", metrics)
         shutil.copyfile(folder / "history.csv", place / "history.csv")
         card = export.card(metrics, figures, manifest[manifest["split"] == "train"], subject)
@@ -601,6 +601,20 @@ def publish(
             (target / f".{path.name}.partial").replace(target / path.name)
     trust.vouch(target)
     return metrics
+
+
+def near(recipe: Recipe) -> Recipe:
+    """The recipe with paths below the working folder as seen from there: what is published tells no more of a machine.
+
+    >>> near(Recipe(weights=str(Path.cwd() / "runs" / "first"), teachers=("faces_small",))).weights
+    'runs/first'
+    """
+
+    def seen(place: str) -> str:
+        return Path(place).relative_to(Path.cwd()).as_posix() if Path(place).is_relative_to(Path.cwd()) else place
+
+    teachers = tuple(seen(teacher) for teacher in recipe.teachers)
+    return replace(recipe, weights=seen(recipe.weights), guide=seen(recipe.guide), teachers=teachers)
 
 
 def refitted(
