@@ -233,10 +233,7 @@ def peers() -> str:
 def ages() -> str:
     """What is measured of age networks besides errors over all ages."""
     rows = []
-    for name in networks():
-        place = AGES.get(name)
-        if place is None:
-            continue
+    for name, place in AGES.items():
         answers = kept(*place)
         middle = evaluation.age_summary(evaluation.age_answers(answers))["MAE, 21–60"]
         group = interval(evaluation.age_group_share(answers, "fairface"))

@@ -574,12 +574,12 @@ def publish(
         if len(test):
             answers = export.frame(place / "model.onnx", found, pixels, test)
             figures = evaluate(pd.concat([photos, answers], axis=1), found)
-        splits = manifest.groupby("source")["split"]
+        splits, told = manifest.groupby("source")["split"], asdict(near(recipe))
         counts = {source: part.value_counts().sort_index().to_dict() for source, part in splits}
         metrics = {
             "model": target.name,
             "parameters": networks.parameter_count(network),
-            "recipe": asdict(near(recipe)),
+            "recipe": told,
             "heads": [asdict(head) | {"fitted": fitted.get(head.name, {})} for head in found],
             "data": {"fingerprint": data.fingerprint(manifest), "photos": counts},
             "test": json.loads(figures.round(4).to_json(orient="records")),
@@ -590,7 +590,7 @@ def publish(
         if half:
             weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
         training.write_safetensors(weights, place / "weights.safetensors")
-        write_json(place / ABOUT, {"recipe": asdict(near(recipe)), "heads": [asdict(h) for h in found], "fitted": fitted})
+        write_json(place / ABOUT, {"recipe": told, "heads": [asdict(h) for h in found], "fitted": fitted})
         write_json(place / "metrics.json", metrics)
         shutil.copyfile(folder / "history.csv", place / "history.csv")
         card = export.card(metrics, figures, manifest[manifest["split"] == "train"], subject)

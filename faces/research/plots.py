@@ -329,13 +329,12 @@ def network(stages: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(7, 2.4))
     height, width = np.sqrt(stages["side"]), np.sqrt(stages["channels"])
     gap = width.sum() * 0.6 / len(stages)
-    left = 0.0
+    left, many = 0.0, len(stages) > 12
     boxes = zip(stages.index, height, width, stages["side"], stages["channels"], strict=True)
     for number, (name, high, broad, side, channels) in enumerate(boxes):
         middle = left + broad / 2
         ax.add_patch(plt.Rectangle((left, -high / 2), broad, high, color=COLOURS[0], alpha=0.25 + 0.5 * (number % 2)))
         ax.text(middle, height.max() / 2 * 1.1, human(name), ha="center", va="bottom", fontsize=8, rotation=30)
-        many = len(stages) > 12
         look = {"fontsize": 8, "va": "top", "ha": "center", "rotation": 90 if many else 0}
         ax.text(middle, -height.max() / 2 * 1.1, f"{side}²{' ' if many else chr(10)}× {channels}", **look)
         left += broad + gap
