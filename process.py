@@ -6,7 +6,8 @@ import sys
 try:
     from faces.cli import label
 except ModuleNotFoundError as error:
-    print(f"process.py: {error.name} is not installed; run `make run` once, or `pip install -e .`", file=sys.stderr)
+    remedy = "run `make run` once, then `. .venv/bin/activate` (or `pip install -e .`)"
+    print(f"process.py: {error.name} is not installed; {remedy}", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":

@@ -365,7 +365,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(tool, results, tmp_path):
 def test_a_missing_dependency_is_one_line(tool, results, tmp_path):
     done = process(tool, tmp_path, prelude="import sys; sys.modules['onnxruntime'] = None")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == ("process.py: onnxruntime is not installed; run `make run` once, or `pip install -e .`\n")
+    assert done.stderr == (
+        "process.py: onnxruntime is not installed; run `make run` once, then `. .venv/bin/activate` "
+        "(or `pip install -e .`)\n"
+    )
     assert not results.exists()
 
 

