@@ -1,6 +1,6 @@
 # make run        label the sample portraits: a small environment without torch, half a minute
 # make test       the full environment, lint, all tests, every notebook on drawn faces
-# make check      lint and the quick tests, within a minute
+# make check      lint and the quick tests
 # make notebooks  run the notebooks on real photos: make notebooks DATA="dir1 dir2"
 # make train      train a classifier on your own class folders: make train DATA=dir [NAME=model] [EPOCHS=10] [WEIGHTS=random]
 # make train-simpsons  train a classifier as a file says: make train-simpsons CONFIG=configs/simpsons.yaml

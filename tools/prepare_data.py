@@ -35,10 +35,8 @@ from faces.images import SUFFIXES
 from faces.research import data
 
 FAIRFACE_PHOTOS = {"train": 40_000, "val": 5_000}  # of the official 86,744 and 10,954: the first ones by number
-POINTS_WIDTH, POINTS_TOP = (
-    0.384,
-    0.545,
-)  # of the landmarks in a published crop: their extent, and where their middle lies
+# Of the landmarks in a published crop: their extent, and where their middle lies.
+POINTS_WIDTH, POINTS_TOP = 0.384, 0.545
 COLOR6 = ("abraham_grampa_simpson", "bart_simpson", "homer_simpson", "lisa_simpson", "maggie_simpson", "marge_simpson")
 GRAY14 = (
     *("abraham_grampa_simpson", "apu_nahasapeemapetilon", "bart_simpson", "charles_montgomery_burns", "chief_wiggum"),

@@ -198,7 +198,7 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
 
 def main(argv=None):
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m faces.research.demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="faces demo", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=400, help="distinct faces (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
