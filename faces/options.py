@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faces import __version__, finding, outputs
-from faces.pipeline import UNKNOWN, load_tasks
+from faces.pipeline import FACES, UNKNOWN, load_tasks
 from faces.predict import BATCH_SIZE, TASKS, Model, UsageError, printable
 
 RESULTS, ERRORS, RUN = "process_results", "process_errors.json", "process_run.json"
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser, default: str) -> None:
     alone("--tasks", type=tasks_of, metavar="TASK,…", help=about)
     alone("--model", help="one model alone: a folder in artifacts/, or a path")
     about = "take each picture as the crop of one face, or detect faces; auto detects unless it is a crop (default)"
-    option("--faces", choices=("auto", "crop", "detect"), default="auto", help=about)
+    option("--faces", choices=FACES, default="auto", help=about)
     option("--min-face", type=_positive, metavar="N", help="smallest face, in pixels; smaller: slower")
     about = "lowest face score (default: %(default)s)"
     option("--min-score", type=_score, default=finding.MIN_SCORE, metavar="P", help=about)
