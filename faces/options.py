@@ -194,7 +194,10 @@ def check(options: argparse.Namespace, output: Path) -> None:
     if options.output == "-" and options.resume:
         raise UsageError("--resume is for results in a file: what is printed is kept nowhere")
     _check_inputs(options)
-    for path in filter(None, (output, options.html and Path(options.html))):
+    page = [] if options.html is None else [Path(options.html)]
+    if any(os.path.realpath(path) == os.path.realpath(output) for path in page):
+        raise UsageError("--html and --output name one file: name two")
+    for path in (output, *page):
         if not path.parent.is_dir() or (path.exists() and not path.is_file()):
             raise UsageError(f"cannot write {printable(str(path))}: name a file in a folder that exists")
         if _is_device(path):
@@ -227,12 +230,19 @@ def _check_inputs(options: argparse.Namespace) -> None:
 
 
 def result_format(options: argparse.Namespace) -> str:
-    """The format of the results, by --format or the ending of --output; UsageError if these contradict."""
-    ending = Path(options.output or "").suffix[1:].lower()
-    if options.form and ending in outputs.FORMATS and ending != options.form:
-        name = printable(options.output)
-        raise UsageError(f"--format {options.form} contradicts the ending of {name}: leave one of them out")
-    return options.form or (ending if ending in outputs.FORMATS else outputs.FORMATS[0])
+    """The format of the results, by --format or the ending of --output.
+
+    UsageError if these contradict, or the ending is that of no format.
+    """
+    ending, name = Path(options.output or "").suffix[1:].lower(), printable(options.output or "")
+    if options.form:
+        if ending in outputs.FORMATS and ending != options.form:
+            raise UsageError(f"--format {options.form} contradicts the ending of {name}: leave one of them out")
+        return str(options.form)
+    if ending and ending not in outputs.FORMATS:
+        known = ", ".join(outputs.FORMATS)
+        raise UsageError(f"cannot tell the format of {name} by its ending: end it in one of {known}, or name --format")
+    return ending or outputs.FORMATS[0]
 
 
 def _is_device(path: Path) -> bool:
