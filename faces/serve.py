@@ -414,6 +414,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if min(options.max_requests, options.per_client) < 1:
         parser.error("--max-requests and --per-client are numbers from 1")
+    if not 0 <= options.port < 2**16:
+        parser.error("--port is a number up to 65535")
     try:
         pipeline = Pipeline(tasks_asked(options, TASKS), **detection(options))
     except UsageError as error:
@@ -425,7 +427,7 @@ def main(argv: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         http=Protocol,
-        log_level="warning",
+        access_log=False,  # what it logs else is the address, when it listens
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return 0
