@@ -56,13 +56,13 @@ def add_options(parser: argparse.ArgumentParser, default: str) -> None:
     alone("--model", help="one model alone: a folder in artifacts/, or a path")
     about = "take each picture as the crop of one face, or detect faces; auto detects unless it is a crop (default)"
     option("--faces", choices=FACES, default="auto", help=about)
-    option("--min-face", type=_positive, metavar="N", help="smallest face, in pixels; smaller: slower")
+    option("--min-face", type=positive, metavar="N", help="smallest face, in pixels; smaller: slower")
     about = "lowest face score (default: %(default)s)"
     option("--min-score", type=_score, default=finding.MIN_SCORE, metavar="P", help=about)
     about = "of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused"
-    option("--max-pixels", type=_positive, metavar="N", help=about)
+    option("--max-pixels", type=positive, metavar="N", help=about)
     about = "faces at once (default: %(default)s)"
-    option("--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help=about)
+    option("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help=about)
     about = "gender and glasses by a small network where it is sure, by the default one elsewhere; not with age"
     option("--quick", action="store_true", help=about)
 
@@ -164,7 +164,8 @@ def _score(text: str) -> float:
     return _number(text, lambda number: 0 < number <= 1, "not a number above 0, up to 1")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, of the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
