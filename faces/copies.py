@@ -69,7 +69,8 @@ class Copies:
         for path in paths:
             folder = path if os.path.isdir(path) else os.path.dirname(os.path.realpath(path))  # noqa: PTH112, PTH120
             if self.sort and os.stat(folder).st_dev != self.sort.stat().st_dev:  # noqa: PTH116
-                raise UsageError(f"no link from {path} to {self.sort} can be made (other disk): leave --link out to copy")
+                reason = "(other disk): leave --link out to copy"
+                raise UsageError(f"no link from {path} to {self.sort} can be made {reason}")
 
     def make(self, records: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, str | None]]:
         """Copy pictures, given by name and record; yields each name, and the reason if it could not be read.
