@@ -132,6 +132,8 @@ def process_folder(
         _check_installed("pyarrow", "parquet")
     base = inputs.common_folder(given) if several else ""
     copied = _copies(copies, {task: head.classes for task, (_, head) in pipeline.tasks.items()}, root, base)
+    if copied and copied.link and names is None:
+        copied.check_links(given)
 
     def listed() -> Iterator[str]:
         found = inputs.find_inputs(given, recursive=recursive) if several else find_files(root, recursive=recursive)
@@ -164,7 +166,8 @@ def process_folder(
         if html:
             from faces import report
 
-            report.write(journal.records("faces"), html, folder=root, tasks=list(tasks), ages=ages, progress=progress)
+            shown = tqdm(journal.records("faces"), "page", read, **bar)
+            report.write(shown, html, folder=root, tasks=list(tasks), ages=ages)
         written = {"confidence": confidence, "boxes": boxes}
         outputs.write(journal.records("faces"), output, form, tasks=list(tasks), ages=ages, **written)
         _write_errors(journal, output.with_name(ERRORS), failed)
@@ -530,7 +533,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     try:
         run: Callable[..., int] = getattr(import_module(module), function)
-        return run(options.rest, "faces label") if options.command == "label" else run(options.rest)
+        status = run(options.rest, "faces label") if options.command == "label" else run(options.rest)
+        if sys.stdout:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # see label
+        _discard(sys.stdout)
+        return 141
     except ImportError as error:
         missing = error.name or ""
         if not extra or missing.startswith("faces"):

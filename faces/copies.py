@@ -64,6 +64,14 @@ class Copies:
         if unknown := [task for task in self.by if task not in self.tasks]:
             raise UsageError(f"--by {unknown[0]}: no such task is asked for; there are {', '.join(self.tasks)}")
 
+    def check_links(self, paths: Iterable[str]) -> None:
+        """UsageError if files in or at some paths cannot be linked in ``sort``, as far as is known before."""
+        for path in paths:
+            folder = path if os.path.isdir(path) else os.path.dirname(os.path.realpath(path))  # noqa: PTH112, PTH120
+            if self.sort and os.stat(folder).st_dev != self.sort.stat().st_dev:  # noqa: PTH116
+                reason = "(other disk): leave --link out to copy"
+                raise UsageError(f"no link from {path} to {self.sort} can be made {reason}")
+
     def make(self, records: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, str | None]]:
         """Copy pictures, given by name and record; yields each name, and the reason if it could not be read.
 

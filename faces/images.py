@@ -279,8 +279,7 @@ def _load(file: BinaryIO, size: int | None, long_side: int | None, limit: int) -
         raise ImageError(
             "16 bits a sample, of which at most 12 are used: how bright it is cannot be told", NOT_SUPPORTED
         )
-    turn, rgb = TURNS.get(_orientation(image)), _to_rgb(image, factor)
-    return rgb if turn is None else rgb.transpose(turn)
+    return upright(image, factor)
 
 
 class _OneFrame:
@@ -548,6 +547,12 @@ def decode_all(paths: Sequence[str], size: int, whole: bool = False) -> np.ndarr
         except ImageError as error:
             raise ImageError(f"{path}: {error} (leave it out: data.usable(data.scan(manifest)))", error.kind) from None
     return decoded
+
+
+def upright(image: Image.Image, factor: int = 1) -> Image.Image:
+    """A decoded picture as ``open_rgb`` gives it, the right way up, scaled down by a whole factor."""
+    turn, rgb = TURNS.get(_orientation(image)), _to_rgb(image, factor)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:

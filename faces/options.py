@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faces import __version__, finding, outputs
-from faces.pipeline import UNKNOWN, load_tasks
+from faces.pipeline import FACES, UNKNOWN, load_tasks
 from faces.predict import BATCH_SIZE, TASKS, Model, UsageError, printable
 
 RESULTS, ERRORS, RUN = "process_results", "process_errors.json", "process_run.json"
@@ -55,14 +55,14 @@ def add_options(parser: argparse.ArgumentParser, default: str) -> None:
     alone("--tasks", type=tasks_of, metavar="TASK,…", help=about)
     alone("--model", help="one model alone: a folder in artifacts/, or a path")
     about = "take each picture as the crop of one face, or detect faces; auto detects unless it is a crop (default)"
-    option("--faces", choices=("auto", "crop", "detect"), default="auto", help=about)
-    option("--min-face", type=_positive, metavar="N", help="smallest face, in pixels; smaller: slower")
+    option("--faces", choices=FACES, default="auto", help=about)
+    option("--min-face", type=positive, metavar="N", help="smallest face, in pixels; smaller: slower")
     about = "lowest face score (default: %(default)s)"
     option("--min-score", type=_score, default=finding.MIN_SCORE, metavar="P", help=about)
     about = "of a picture as it is decoded, large JPEGs at a fraction; larger ones are refused"
-    option("--max-pixels", type=_positive, metavar="N", help=about)
+    option("--max-pixels", type=positive, metavar="N", help=about)
     about = "faces at once (default: %(default)s)"
-    option("--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help=about)
+    option("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help=about)
     about = "gender and glasses by a small network where it is sure, by the default one elsewhere; not with age"
     option("--quick", action="store_true", help=about)
 
@@ -164,7 +164,8 @@ def _score(text: str) -> float:
     return _number(text, lambda number: 0 < number <= 1, "not a number above 0, up to 1")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, of the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
@@ -194,7 +195,10 @@ def check(options: argparse.Namespace, output: Path) -> None:
     if options.output == "-" and options.resume:
         raise UsageError("--resume is for results in a file: what is printed is kept nowhere")
     _check_inputs(options)
-    for path in filter(None, (output, options.html and Path(options.html))):
+    page = [] if options.html is None else [Path(options.html)]
+    if any(os.path.realpath(path) == os.path.realpath(output) for path in page):
+        raise UsageError("--html and --output name one file: name two")
+    for path in (output, *page):
         if not path.parent.is_dir() or (path.exists() and not path.is_file()):
             raise UsageError(f"cannot write {printable(str(path))}: name a file in a folder that exists")
         if _is_device(path):
@@ -227,12 +231,19 @@ def _check_inputs(options: argparse.Namespace) -> None:
 
 
 def result_format(options: argparse.Namespace) -> str:
-    """The format of the results, by --format or the ending of --output; UsageError if these contradict."""
-    ending = Path(options.output or "").suffix[1:].lower()
-    if options.form and ending in outputs.FORMATS and ending != options.form:
-        name = printable(options.output)
-        raise UsageError(f"--format {options.form} contradicts the ending of {name}: leave one of them out")
-    return options.form or (ending if ending in outputs.FORMATS else outputs.FORMATS[0])
+    """The format of the results, by --format or the ending of --output.
+
+    UsageError if these contradict, or the ending is that of no format.
+    """
+    ending, name = Path(options.output or "").suffix[1:].lower(), printable(options.output or "")
+    if options.form:
+        if ending in outputs.FORMATS and ending != options.form:
+            raise UsageError(f"--format {options.form} contradicts the ending of {name}: leave one of them out")
+        return str(options.form)
+    if ending and ending not in outputs.FORMATS:
+        known = ", ".join(outputs.FORMATS)
+        raise UsageError(f"cannot tell the format of {name} by its ending: end it in one of {known}, or name --format")
+    return ending or outputs.FORMATS[0]
 
 
 def _is_device(path: Path) -> bool:

@@ -89,7 +89,7 @@ class Journal:
                 self.store.execute("PRAGMA journal_mode=WAL")
                 self.store.execute("PRAGMA synchronous=NORMAL")
                 if not resume:
-                    self._drop_empty()
+                    self._drop_empty(settings)
                 self.store.execute("CREATE TABLE IF NOT EXISTS about (settings TEXT)")
                 shape = "(name BLOB PRIMARY KEY, kind TEXT, record TEXT) WITHOUT ROWID"
                 self.store.execute(f"CREATE TABLE IF NOT EXISTS records {shape}")
@@ -112,14 +112,17 @@ class Journal:
                     f"Use the same ones, or --restart, which discards it ({self.path})"
                 )
 
-    def _drop_empty(self) -> None:
+    def _drop_empty(self, settings: str) -> None:
         """Drop what is there, if it holds no record; otherwise a JournalError."""
         if self.store.execute("SELECT 1 FROM sqlite_master WHERE name = 'records'").fetchone():
             if number := self.store.execute("SELECT count(*) FROM records").fetchone()[0]:
+                same = self.store.execute("SELECT settings FROM about").fetchone() == (settings,)
                 self.store.close()
+                other = "" if same else " with other inputs, options or models"
                 raise JournalError(
-                    f"an unfinished run left the answers about {number:,} files in {self.path}: "
-                    "--resume continues it, --restart discards it, another --output leaves it there"
+                    f"an unfinished run{other} left answers in {self.path} (files: {number:,}): "
+                    + "--resume continues it, " * same
+                    + "--restart discards it, another --output leaves it there"
                 )
             self.store.execute("DROP TABLE records")
         self.store.execute("DROP TABLE IF EXISTS about")

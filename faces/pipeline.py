@@ -12,10 +12,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from faces import annotate, finding, images
 from faces.files import Record, StrPath, find_files
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DETECTOR = "face_finder"  # the face detector's folder, among the models
+FACES = ("auto", "crop", "detect")
 UNKNOWN = "unknown"  # the label where the model abstains
 PLOTTED = 1600  # pixels: the long side at which a photo is plotted, at most its double
 PIXELS_AHEAD = 20_000_000  # of faces that are cut out and wait for the networks
@@ -163,7 +165,8 @@ class Pipeline:
     Raises
     ------
     UsageError
-        A model has several heads and none of the task's name, or the face detector cannot be loaded.
+        A model has several heads and none of the task's name, ``faces`` is another word, or the face detector cannot be
+        loaded.
     """
 
     def __init__(
@@ -177,6 +180,8 @@ class Pipeline:
         batch_size: int = BATCH_SIZE,
         quick: bool = False,
     ):
+        if faces not in FACES:
+            raise UsageError(f"faces is {faces!r}; give one of {', '.join(FACES)}")
         self.tasks = {task: (model, model.head(task)) for task, model in tasks.items()}
         self.wanted: dict[Model, list[str]] = {}
         for model, head in self.tasks.values():
@@ -400,7 +405,10 @@ def _loaded(tasks: tuple[tuple[str, str], ...], **how: Any) -> Pipeline:
 
 
 def _pipeline(tasks: Iterable[str] | Mapping[str, str], **how: Any) -> Pipeline:
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     asked = dict(tasks) if isinstance(tasks, Mapping) else {task: TASKS.get(task, "") for task in tasks}
+    if not asked:
+        raise UsageError(f"no task is asked for; there are {', '.join(TASKS)}")
     if unknown := [task for task, model in asked.items() if not model]:
         raise UsageError(f"no task {unknown[0]!r}; there are {', '.join(TASKS)}, or name a model: {{task: model}}")
     return _loaded(tuple(asked.items()), **how)
@@ -414,7 +422,7 @@ def label(
     Parameters
     ----------
     photo : path, PIL image, or uint8 array ``[height, width, 3]``
-    tasks : iterable of str, or mapping of str to str; default ("gender",)
+    tasks : str, iterable of str, or mapping of str to str; default ("gender",)
         Of gender, age and glasses; or task -> folder of a model.
     how
         Other options of ``Pipeline``.
@@ -428,6 +436,8 @@ def label(
     ------
     images.ImageError
         The photo cannot be read.
+    TypeError
+        An array of other numbers, whose scale is not known.
     UsageError
         No such task or model.
 
@@ -440,13 +450,15 @@ def label(
     """
     pipeline = _pipeline(tasks, **how)
     if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8:
+            raise TypeError(f"an array of {photo.dtype}: give one of uint8, 0 to 255")
         photo = Image.fromarray(photo)
     source: str | io.BytesIO
     if isinstance(photo, Image.Image):
         name, source = "image", io.BytesIO()
-        ImageOps.exif_transpose(photo).convert("RGB").save(source, "BMP")
+        images.upright(photo).save(source, "BMP")
     else:
-        name = source = os.fspath(photo)
+        name = source = str(Path(photo))  # which refuses the bytes of a picture
     [answered] = pipeline.answer([pipeline.read(name, source)])
     if answered.error:
         raise images.ImageError(f"{name}: {answered.error}", answered.error.kind)

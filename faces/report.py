@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ from typing import Any
 from urllib.parse import quote, quote_from_bytes
 
 from PIL import Image
-from tqdm import tqdm
 
 from faces import finding, images
 from faces.files import Record, StrPath, atomic_write
@@ -44,7 +42,6 @@ def write(
     tasks: list[str],
     ages: Iterable[str] = (),
     most: int = MAX_FACES,
-    progress: bool = False,
 ) -> int:
     """Write the page, and rows and thumbnails into a folder beside it.
 
@@ -60,8 +57,6 @@ def write(
         All tasks, and those that answer in years.
     most : int
         Faces (and pictures without a face) that are shown; the rest is counted.
-    progress : bool
-        Show a progress bar on a terminal.
 
     Returns
     -------
@@ -84,8 +79,7 @@ def write(
         with ThreadPoolExecutor(threads) as pool, (place / "rows.js").open("w", encoding="utf-8") as file:
             file.write("const rows = [\n")
             rows = ordered(pool, make, _shown(records, most, counts), ahead=2 * threads)
-            bar = {"unit": "photo", "desc": "page", "leave": False}
-            for row in tqdm(rows, **bar, disable=None if progress and sys.stderr else True):
+            for row in rows:
                 file.write(json.dumps(row, separators=(",", ":")) + ",\n")
             file.write("];\n")
         about: dict[str, Any] = {"tasks": tasks, "ages": list(ages), "counts": dict(counts), "perFolder": PER_FOLDER}

@@ -25,7 +25,7 @@ import numpy as np
 from faces import outputs
 from faces.files import MACHINE_FOLDERS, Record, is_litter
 from faces.inputs import read_names
-from faces.options import add_options, detection, tasks_asked
+from faces.options import add_options, detection, positive, tasks_asked
 from faces.pipeline import Pipeline, to_record
 from faces.predict import TASKS, Model, UsageError, find_model, one_line, printable
 
@@ -292,7 +292,8 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser, "gender")
     about = "list of names below INPUT, of any length: text, one a line, or .parquet with a column file"
     parser.add_argument("--names", metavar="FILE", help=about)
-    parser.add_argument("--workers", type=int, help="processes that hold the networks (default: one a core)")
+    about = "processes that hold the networks (default: one a core)"
+    parser.add_argument("--workers", type=positive, metavar="N", help=about)
     parser.add_argument("--address", help="of a Ray cluster; by default one is started on this machine")
     options = parser.parse_args(argv)
     default = {"gender": TASKS["gender"]}

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from faces import __version__
-from faces.options import add_options, detection, tasks_asked
+from faces.options import add_options, detection, positive, tasks_asked
 from faces.pipeline import Photo, Pipeline, to_record
 from faces.predict import TASKS, UsageError, printable
 
@@ -410,10 +410,10 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser, ",".join(TASKS))
     for name, about in (("max-requests", "photos at once"), ("per-client", "requests at once from one address")):
         default = getattr(Load, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{about} (%(default)s)")
+        parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=f"{about} (%(default)s)")
     options = parser.parse_args(argv)
-    if min(options.max_requests, options.per_client) < 1:
-        parser.error("--max-requests and --per-client are numbers from 1")
+    if not 0 <= options.port < 2**16:
+        parser.error("--port is a number up to 65535")
     try:
         pipeline = Pipeline(tasks_asked(options, TASKS), **detection(options))
     except UsageError as error:
@@ -425,7 +425,7 @@ def main(argv: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         http=Protocol,
-        log_level="warning",
+        access_log=False,  # what it logs else is the address, when it listens
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return 0

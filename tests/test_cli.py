@@ -122,6 +122,8 @@ def test_a_journal_is_neither_continued_with_other_options_nor_dropped_unasked(p
     with pytest.raises(outputs.JournalError, match="options or models differ"):
         cli.process_folder(photos, output, tasks={"other": model}, resume=True)
     with pytest.raises(outputs.JournalError, match="--resume continues it, --restart discards it"):
+        cli.process_folder(photos, output, tasks={"colour": model})
+    with pytest.raises(outputs.JournalError, match=r"run with other inputs.*\(files: 5\): --restart discards it"):
         cli.process_folder(photos, output, tasks={"other": model})
     seen = looked_at(monkeypatch)
     assert cli.process_folder(photos, output, tasks={"other": model}, restart=True) == (5, 0, 0) and len(seen) == 5
@@ -204,7 +206,7 @@ def test_quiet_leaves_errors_alone(photos, folder, tmp_path, monkeypatch, capsys
 
 
 def test_the_bar_of_a_resumed_run_begins_where_it_was(photos, model, tmp_path, monkeypatch):
-    bars = []
+    bars, totals = [], []
     monkeypatch.setattr(outputs, "write", helpers.raising(OSError(28, "No space left", "x")))
     with pytest.raises(OSError, match="No space left"):
         cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model})
@@ -212,9 +214,17 @@ def test_the_bar_of_a_resumed_run_begins_where_it_was(photos, model, tmp_path, m
     picture(photos / "img_7.jpg", "red")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     bar = cli.tqdm
-    monkeypatch.setattr(cli, "tqdm", lambda *given, **how: bars.append(how) or bar(*given, **how))
-    cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}, resume=True)
+
+    def shown(*given, **how):
+        bars.append(how)
+        totals.append(given[2] if given else None)
+        return bar(*given, **how)
+
+    monkeypatch.setattr(cli, "tqdm", shown)
+    written = {"html": tmp_path / "page.html", "copies": {"sort": tmp_path / "sorted"}}
+    cli.process_folder(photos, tmp_path / "labels.json", tasks={"colour": model}, resume=True, **written)
     assert (bars[0]["total"], bars[0]["initial"]) == (6, 5)
+    assert totals == [None, 6, 6]  # of copies and page too
 
 
 def test_photos_in_subfolders_alone_are_told_of(photos, folder, tmp_path, monkeypatch, capsys):
@@ -333,6 +343,13 @@ def refused(photos, folder, tmp_path, capsys):
             ["{photos}", "--output", "{tmp}/a.csv", "--format", "json"],
             "--format json contradicts the ending of TMP/a.csv: leave one of them out",
         ),
+        (
+            ["{photos}", "--output", "{tmp}/a.xlsx"],
+            "cannot tell the format of TMP/a.xlsx by its ending: end it in one of json, jsonl, csv, parquet, "
+            "or name --format",
+        ),
+        (["{photos}", "--html", ""], "cannot write .: name a file in a folder that exists"),
+        (["{photos}", "--html", "{tmp}/old.json"], "--html and --output name one file: name two"),
         (["{photos}", "--tasks", "age"], "argument --model: not allowed with argument --tasks"),
     ],
 )

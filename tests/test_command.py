@@ -64,6 +64,14 @@ def test_models_are_listed_with_heads_and_terms(both, monkeypatch):
     assert lines[1:] == ["  answers colour: blue, red; age: years", "  Drawn pictures."]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes as POSIX has them")
+def test_a_reader_that_has_seen_enough_ends_a_list_quietly():
+    command = [sys.executable, "-m", "faces.cli", "models"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
 @pytest.mark.parametrize(("command", "extra"), [("train", "research"), ("serve", "serve")])
 def test_a_missing_extra_is_one_sentence(command, extra):
     missing = "fastapi" if extra == "serve" else "torch"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import helpers
 import numpy as np
@@ -105,6 +107,18 @@ def test_links_instead_of_copies(run, scenes, tmp_path, monkeypatch, capsys):
     assert "(Invalid cross-device link): leave --link out to copy" in capsys.readouterr().err
     run("--sort", "far", "--resume")  # what was found is kept
     assert tree(tmp_path / "far") == tree(tmp_path / "out")
+
+
+def test_links_to_another_disk_are_refused_before_anything_is_labelled(run, scenes, tmp_path, capsys):
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk")
+    with tempfile.TemporaryDirectory(dir=memory) as far:
+        run("--sort", far, "--link", status=2)
+        complaint = f"process.py: no link from photos to {far} can be made (other disk): leave --link out to copy\n"
+        assert capsys.readouterr().err == complaint
+        run("--sort", far)
+        assert len(tree(Path(far))) == len(SCENES)
 
 
 def test_a_run_that_was_cut_short_while_copying_goes_on(run, tmp_path, monkeypatch, capsys):

@@ -107,7 +107,7 @@ def test_a_journal_with_answers_is_discarded_only_if_asked(tmp_path):
     journal.add([("a", CROP), ("b", {"error": "gone"})])
     journal.close()
     for _ in range(2):
-        with pytest.raises(outputs.JournalError, match=r"about 2 files in .*j: --resume continues it, --restart"):
+        with pytest.raises(outputs.JournalError, match=r"in .*j \(files: 2\): --resume continues it, --restart"):
             outputs.Journal(tmp_path / "j", {"other": 1})
     again = outputs.Journal(tmp_path / "j", {"other": 1}, resume=True)
     assert len(again) == 2

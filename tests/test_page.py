@@ -140,7 +140,8 @@ def test_the_pages_ask_this_service_alone_and_complain_of_nothing(page, address)
     WebDriverWait(page, 10).until(lambda _: len(page.find_elements(By.TAG_NAME, "section")) == 5)
     titles = [title.text for title in page.find_elements(By.TAG_NAME, "h2")]
     assert titles[:2] == ["POST /v1/predict", "POST /predict"]
-    assert "1 to 16 files" in page.find_element(By.TAG_NAME, "body").text
+    text = page.find_element(By.TAG_NAME, "body").text
+    assert "1 to 16 files" in text and "`" not in text and page.find_element(By.TAG_NAME, "code").text == "image"
     asked += page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert asked and all(name.startswith((address, "blob:", "data:")) for name in asked)
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]

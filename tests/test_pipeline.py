@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,19 @@ def test_a_photo_by_path_image_or_array(both, photos):
         assert face.box is face.score is None
 
 
+def test_an_image_is_read_as_its_file_is(both, tmp_path):
+    dark = np.full((64, 64), 60 * 257, np.uint16)
+    Image.fromarray(dark).save(tmp_path / "a.tif")
+    Image.new("RGBA", (64, 64), (255, 0, 0, 20)).save(tmp_path / "b.png")
+    turned = Image.new("RGB", (64, 32), "blue")
+    turned.paste("red", (0, 0, 32, 32))
+    turned.getexif()[0x112] = 3
+    turned.save(tmp_path / "c.png", exif=turned.getexif())
+    for path in sorted(tmp_path.iterdir()):
+        by_path, by_image = (faces.label(of(path), {"colour": str(both)}, faces="crop") for of in (str, Image.open))
+        assert by_path == replace(by_image, name=str(path))
+
+
 def test_a_face_in_a_scene_has_a_box(scene):
     [face] = faces.label(scene, tasks=["gender", "age", "glasses"])
     left, top, right, bottom = face.box
@@ -159,8 +173,17 @@ def test_what_cannot_be_done_is_said(photos):
     with pytest.raises(images.ImageError, match=r"notes\.jpg: not a picture") as caught:
         faces.label(photos / "notes.jpg")
     assert caught.value.kind == "not a picture"
-    with pytest.raises(predict.UsageError, match="no task 'height'; there are gender, age, glasses"):
-        faces.label(photos / "img_0.jpg", tasks=["height"])
+    for wrong, complaint in {
+        ("tasks", ("height",)): "no task 'height'; there are gender, age, glasses",
+        ("tasks", "height"): "no task 'height'; there are gender, age, glasses",
+        ("tasks", ()): "no task is asked for; there are gender, age, glasses",
+        ("faces", "all"): "faces is 'all'; give one of auto, crop, detect",
+    }.items():
+        with pytest.raises(predict.UsageError, match=complaint):
+            faces.label(photos / "img_0.jpg", **dict([wrong]))
+    for wrong in ((photos / "img_0.jpg").read_bytes(), np.zeros((9, 9, 3)), np.zeros((9, 9), np.uint16), None):
+        with pytest.raises(TypeError, match=r"an array of (float64|uint16)|str"):
+            faces.label(wrong)
 
 
 def test_a_folder_is_labelled_file_by_file(both, photos):

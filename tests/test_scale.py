@@ -207,3 +207,6 @@ def test_all_is_checked_before_ray_is_started(photos, models, tmp_path, monkeypa
     assert "pip install 'faces[s3]'" in refused("s3://bucket/photos", "s3://bucket/answers")
     assert scale.main([str(photos), new, "--model", "cow"]) == 2
     assert "no model 'cow'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        scale.main([str(photos), new, "--workers", "0"])
+    assert "--workers: '0' is not a whole number above 0" in capsys.readouterr().err

@@ -379,11 +379,15 @@ def test_a_stalled_upload_does_not_keep_the_service_from_stopping(tasks):
     seconds, errors = running.stop()
     stalled.close()
     assert seconds < 60 and "Traceback" not in errors, errors
+    assert f"http://127.0.0.1:{running.port}" in errors  # it says where it is
 
 
-def test_an_unknown_model_is_one_line(capsys):
+def test_what_it_cannot_be_started_with_is_one_line(capsys):
     assert serve.main(["--tasks", "glasses=nowhere"]) == 2
     assert capsys.readouterr().err.startswith("faces serve: no model 'nowhere'")
+    with pytest.raises(SystemExit):
+        serve.main(["--port", "65536"])
+    assert capsys.readouterr().err.endswith("faces serve: error: --port is a number up to 65535\n")
 
 
 def test_head_answers_and_a_client_that_hangs_up_is_no_failure(tasks):
