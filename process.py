@@ -9,6 +9,8 @@ except ModuleNotFoundError as error:
     remedy = "run `make run` once, then `. .venv/bin/activate` (or `pip install -e .`)"
     print(f"process.py: {error.name} is not installed; {remedy}", file=sys.stderr)
     sys.exit(2)
+except KeyboardInterrupt:  # nothing was begun
+    sys.exit(130)
 
 if __name__ == "__main__":
     if sys.stdout:
