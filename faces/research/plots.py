@@ -34,6 +34,10 @@ NAMES = {
     "glasses_cnn": "glasses network",
     "faces_mobilenet_v1": "one network",
     "faces_small": "small network",
+    "f1": "F1",
+    "auc": "AUC",
+    "val_f1": "F1, validation",
+    "test_f1": "F1, test",
 }
 INK, MUTED = "#222222", "#8a8a8a"
 FEWEST_IN_A_MEAN = 50  # an average of fewer photos could still show somebody
