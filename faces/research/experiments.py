@@ -364,8 +364,8 @@ def load(folder: str | os.PathLike) -> tuple[networks.Network, Recipe, list[head
 def outputs_of(
     folder: str | os.PathLike, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"
 ) -> dict[str, np.ndarray]:
-    """Outputs of a trained network for every row: ``{head: float32 [n, k]}``."""
-    return _outputs(*load(folder)[:2], manifest, cache, device)
+    """Outputs of a trained network for every row: ``{head: float32 [n, k]}``; as precise as a training's own."""
+    return _outputs(*load(folder)[:2], manifest, cache, device, precision="auto")
 
 
 def outputs_kept(folder: Path, manifest: pd.DataFrame, *, cache: str | os.PathLike = CACHE, device: str = "auto"):
@@ -378,9 +378,9 @@ def outputs_kept(folder: Path, manifest: pd.DataFrame, *, cache: str | os.PathLi
     return {name: rows.numpy() for name, rows in load_file(path).items()}
 
 
-def _outputs(network, recipe, manifest, cache, device):
+def _outputs(network, recipe, manifest, cache, device, precision="fp32"):
     pixels = batches.decode(manifest, recipe.size, whole=recipe.whole, cache=cache)
-    return training.predict(network, Batches(pixels, {}, 256), device=device)
+    return training.predict(network, Batches(pixels, {}, 256), device=device, precision=precision)
 
 
 def predict(
