@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
 SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "color6": "color6", "gray14": "gray14"}
 METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
-SHOWN = {"mae": "{:.2f}", "bias": "{:+.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
+SHOWN = {"mae": "{:.2f}", "bias": "{:+z.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
 BOUNDS = ["mean", "low", "high"]
 # Gender and, where known, age of people in samples/ who are alone in their picture.
 TRUTH = {
@@ -90,7 +90,7 @@ def kept(notebook: str, step: str) -> pd.DataFrame:
 
 
 def percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")
+    return f"{share:.1%}"
 
 
 def shown(figure: Mapping, metric: str = "accuracy") -> str:
@@ -98,7 +98,7 @@ def shown(figure: Mapping, metric: str = "accuracy") -> str:
     if metric in SHOWN:
         value, low, high = (SHOWN[metric].format(figure[key]) for key in ("value", "low", "high"))
         return f"{value} ({low}–{high})"
-    return f"{figure['value'] * 100:.1f} % ({figure['low'] * 100:.1f}–{figure['high'] * 100:.1f})"
+    return f"{figure['value'] * 100:.1f}% ({figure['low'] * 100:.1f}–{figure['high'] * 100:.1f})"
 
 
 def interval(figures: Iterable[float], metric: str = "accuracy") -> str:
@@ -206,7 +206,7 @@ def licences() -> str:
 
 
 def results(head: str) -> str:
-    """Every model that answers ``head`` on every test set, with 95 % intervals."""
+    """Every model that answers ``head`` on every test set, with 95% intervals."""
     rows, found = [], {}
     for name, model in networks().items():
         for row in cards.test_rows(metrics_of(name)) if head in model.heads else []:
@@ -453,7 +453,7 @@ def load() -> str:
         [row["clients"], row["answers_per_s"], row["answer_p50_ms"], row["answer_p99_ms"], f"{row['refused']:,}"]
         for row in metrics_of("serve_load")["load"]
     ]
-    return table(["clients at once", "answers/s", "half within, ms", "99 % within, ms", "refused with 503"], rows)
+    return table(["clients at once", "answers/s", "half within, ms", "99% within, ms", "refused with 503"], rows)
 
 
 def protocol() -> str:
@@ -497,7 +497,7 @@ def differences(notebook: str, step: str, names: Mapping[str, str]) -> str:
     """Paired differences in points of accuracy with their intervals."""
     rows = []
     for _, row in kept(notebook, step).iterrows():
-        points = f"{row['mean'] * 100:+.1f} ({row['low'] * 100:+.1f} to {row['high'] * 100:+.1f})"
+        points = f"{row['mean'] * 100:+z.1f} ({row['low'] * 100:+z.1f} to {row['high'] * 100:+z.1f})"
         rows.append([*(SOURCES.get(row[column], row[column]) for column in names), points])
     return table([*names.values(), "difference, points"], rows)
 

@@ -44,11 +44,11 @@ def percent(interval: Sequence[float], *, signed: bool = False) -> str:
     """A share and its interval in words.
 
     >>> percent((0.5, 0.45, 0.55))
-    '50.0 % (45.0 to 55.0)'
+    '50.0% (45.0 to 55.0)'
     >>> percent((-0.01, -0.02, 0.0), signed=True)
     '-1.0 points (-2.0 to +0.0)'
     """
-    form = "{:+.1f} points ({:+.1f} to {:+.1f})" if signed else "{:.1f} % ({:.1f} to {:.1f})"
+    form = "{:+z.1f} points ({:+z.1f} to {:+z.1f})" if signed else "{:.1f}% ({:.1f} to {:.1f})"
     return form.format(*(100 * number for number in interval))
 
 
@@ -281,7 +281,7 @@ def mirrored(photos: pd.DataFrame, *, run: Path, cache: Path) -> pd.DataFrame:
 
 def in_units(table: pd.DataFrame, *, signed: bool = False) -> list[str]:
     """Rows of ``evaluation.figures`` with their intervals in words: years of an error, else percent."""
-    years = "{:+.2f} years ({:+.2f} to {:+.2f})" if signed else "{:.2f} years ({:.2f} to {:.2f})"
+    years = "{:+z.2f} years ({:+z.2f} to {:+z.2f})" if signed else "{:.2f} years ({:.2f} to {:.2f})"
     rows = zip(table["metric"], table[["mean", "low", "high"]].to_numpy(), strict=True)
     return [years.format(*row) if metric == "mae" else percent(row, signed=signed) for metric, row in rows]
 

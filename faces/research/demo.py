@@ -149,8 +149,8 @@ def make(folder, n=400, seed=0, *, layout="utkface", size=128, flaws=True):
     n, seed : number of distinct faces; not negative.
     layout : a key of `LAYOUTS`: names and label files as the public sets have them; `age_csv` has no gender column.
     size : width and height in pixels.
-    flaws : add on top what real sets suffer from: 2 % exact copies (in `utkface` one with another age, one with another
-        gender), 3 % near copies (cropped by 1 to 3 pixels, compressed again), at least one each, and one truncated
+    flaws : add on top what real sets suffer from: 2% exact copies (in `utkface` one with another age, one with another
+        gender), 3% near copies (cropped by 1 to 3 pixels, compressed again), at least one each, and one truncated
         file.
 
     Raises

@@ -113,7 +113,7 @@ def judged(answers: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
 
 
 def means(table: pd.DataFrame, by: str | list[str], column: str) -> pd.DataFrame:
-    """Mean of a column for each value of ``by`` with its 95 % interval, drawn by people, and their number.
+    """Mean of a column for each value of ``by`` with its 95% interval, drawn by people, and their number.
 
     Shares on which all agree have Wilson's interval; one person has none.
     """
@@ -127,7 +127,7 @@ def means(table: pd.DataFrame, by: str | list[str], column: str) -> pd.DataFrame
 
 
 def against_first(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean of a column of each model less that of the first, on the same photos, with its paired 95 % interval."""
+    """Mean of a column of each model less that of the first, on the same photos, with its paired 95% interval."""
     wide = table.pivot(index=["photo", "person"], columns="model", values=column)[list(table["model"].unique())]
     apart = wide.iloc[:, 1:].sub(wide.iloc[:, 0], axis=0).melt(ignore_index=False, value_name="apart").reset_index()
     return means(apart, "model", "apart")

@@ -104,7 +104,7 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """A mean over photos with its 95 % bootstrap percentile interval, drawn by whole groups.
+    """A mean over photos with its 95% bootstrap percentile interval, drawn by whole groups.
 
     Near-duplicate photos are right or wrong together, so it is groups that are drawn with replacement, not photos
     (the cluster bootstrap; Field & Welsh, 2007).
@@ -159,7 +159,7 @@ def words(figures: Sequence[float], form: str = "{:.1%}") -> str:
 def resampled(
     frame: pd.DataFrame, statistics: Callable[[np.ndarray], dict[str, float]], *, resamples: int
 ) -> pd.DataFrame:
-    """Any figures of a frame with their 95 % bootstrap percentile intervals, drawn by whole groups.
+    """Any figures of a frame with their 95% bootstrap percentile intervals, drawn by whole groups.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ def told(figures: Sequence[Mapping], absent: Mapping[str, Sequence[str]]) -> lis
             text = f"{right} of {photos} right"
         line = f"{row['source']}: {row['head']}: {text}"
         reach = f"{form} to {form}".format(row["low"], row["high"])
-        line += ", too few to tell how good it is" if few else f" (95 % interval {reach})"
+        line += ", too few to tell how good it is" if few else f" (95% interval {reach})"
         lacking = ", ".join(absent.get(row["head"], ()))
         lines.append(line + (f"; none shows {lacking}: nothing is known of those" if lacking else ""))
     return lines
@@ -502,7 +502,7 @@ def class_scores(frame: pd.DataFrame, label: str, predicted: str, *, resamples: 
 
     Returns
     -------
-    DataFrame indexed by class, ``macro`` last: photos, precision, recall, f1, and the 95 % interval of f1 (low, high),
+    DataFrame indexed by class, ``macro`` last: photos, precision, recall, f1, and the 95% interval of f1 (low, high),
     bootstrapped by whole groups.
     """
     classes = sorted(frame[label].unique())
@@ -526,7 +526,7 @@ def f1_against(pair: Mapping[str, pd.DataFrame], label: str, predicted: str, *, 
 
     Returns
     -------
-    DataFrame: value, low and high (95 %, bootstrapped by whole groups) of each, and of the difference.
+    DataFrame: value, low and high (95%, bootstrapped by whole groups) of each, and of the difference.
     """
     (first, one), (second, other) = pair.items()
     if not (one["group"].to_numpy() == other["group"].to_numpy()).all():

@@ -166,7 +166,7 @@ def learning_curve(
 
 
 def share(flags: pd.Series, groups: pd.Series) -> str:
-    """A percentage with its 95 % bootstrap interval, in words."""
+    """A percentage with its 95% bootstrap interval, in words."""
     return evaluation.words(evaluation.bootstrap(flags.astype(float), groups))
 
 

@@ -297,7 +297,7 @@ Predicts {heads} from a {size}×{size} {image}. {parameters:,} weights.
 
 ## Measured
 
-| test photos of | number | metric | value | 95 % interval |
+| test photos of | number | metric | value | 95% interval |
 |---|---|---|---|---|
 {table}
 

@@ -41,6 +41,7 @@ NAMES = {
 }
 INK, MUTED = "#222222", "#8a8a8a"
 FEWEST_IN_A_MEAN = 50  # an average of fewer photos could still show somebody
+LUMA = np.array([0.299, 0.587, 0.114])  # how light red, green and blue look (ITU-R BT.601)
 
 
 def theme() -> None:
@@ -146,16 +147,16 @@ def intervals(table: pd.DataFrame, *, xlabel: str, title: str = "", ax=None, ove
 
 
 def mean_faces_of(table: pd.DataFrame, rows: str, columns: str, *, order: Sequence[str] | None = None) -> Figure:
-    """Mean faces and numbers of photos, a row and a column for each value; one contrast stretch for all.
+    """Mean faces and numbers of photos, a row and a column for each value; one stretch of all their lightness.
 
     ``table``: from ``faces.research.explore.mean_faces``: ``rows``, ``columns``, ``photos`` and ``pixels``.
     """
     down, across = sorted(table[rows].unique()), order or sorted(table[columns].unique())
     cells = {(row[rows], row[columns]): row for row in table.to_dict("records")}
     faces = [np.frombuffer(row["pixels"], np.uint8) for row in cells.values() if row["pixels"] is not None]
-    low, high = np.quantile(np.concatenate(faces), [0.005, 0.995]) if faces else (0, 255)
-    shape = (len(down), len(across))
-    figure, axes = plt.subplots(*shape, figsize=(7, 7 / shape[1] * 1.3 * shape[0]), squeeze=False)
+    low, high = np.quantile(np.concatenate(faces).reshape(-1, 3) @ LUMA, [0.005, 0.995]) if faces else (0, 255)
+    shape, side = (len(down), len(across)), min(2.0, 7 / len(across))
+    figure, axes = plt.subplots(*shape, figsize=(side * shape[1], side * 1.3 * shape[0]), squeeze=False)
     for ax, key in zip(axes.flat, ((a, b) for a in down for b in across), strict=True):
         found = cells.get(key, {"photos": 0, "pixels": None})
         ax.set(xticks=[], yticks=[], xlabel=f"{found['photos']:,}")
@@ -164,7 +165,9 @@ def mean_faces_of(table: pd.DataFrame, rows: str, columns: str, *, order: Sequen
         if found["pixels"] is not None:
             size = round((len(found["pixels"]) / 3) ** 0.5)
             mean = np.frombuffer(found["pixels"], np.uint8).reshape(size, size, 3).astype(float)
-            image = np.clip((mean - low) / max(high - low, 1) * 255, 0, 255).astype(np.uint8)
+            light = mean @ LUMA  # stretched alone: stretching each colour would turn skin orange
+            change = (light - low) / max(high - low, 1) * 255 - light
+            image = np.clip(mean + change[..., None], 0, 255).astype(np.uint8)
         ax.imshow(image)
         ax.xaxis.label.set(size=9)
     for ax, name in zip(axes[0], across, strict=True):

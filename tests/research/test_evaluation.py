@@ -82,13 +82,13 @@ def test_figures_are_told_and_too_few_test_photos_and_absent_classes():
         "pets: pet: 1 of 1 test photos right, too few to tell how good it is; none shows d: nothing is known of those"
     ]
     [line] = told("c" * 20, "c" * 20, "d")
-    assert line.startswith("pets: pet: 100.0% of 20 test photos right (95 % interval 83.9% to 100.0%); none shows d")
+    assert line.startswith("pets: pet: 100.0% of 20 test photos right (95% interval 83.9% to 100.0%); none shows d")
     [line] = told("cd" * 10, "cc" * 10)
-    assert line.startswith("pets: pet: 50.0% of 20 test photos right (95 % interval") and "none" not in line
+    assert line.startswith("pets: pet: 50.0% of 20 test photos right (95% interval") and "none" not in line
     row = {"head": "age", "metric": "mae", "source": "faces", "by": "", "photos": 40, "groups": 40}
     row |= {"mean": 4.666, "low": 4.1, "high": 5.2}
     assert evaluation.told([row, row | {"metric": "coverage"}, row | {"by": "gender"}], {}) == [
-        "faces: age: 4.67 years of mean absolute error on 40 test photos (95 % interval 4.10 to 5.20)"
+        "faces: age: 4.67 years of mean absolute error on 40 test photos (95% interval 4.10 to 5.20)"
     ]
 
 
