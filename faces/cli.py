@@ -200,7 +200,7 @@ def _copies(wanted: Mapping[str, Any], tasks: Mapping[str, tuple[str, ...]], roo
         return None
     from faces.copies import Copies
 
-    by = tuple((wanted.get("by") or next(iter(tasks))).split("/"))
+    by = tuple(part.removeprefix("{").removesuffix("}") for part in (wanted.get("by") or next(iter(tasks))).split("/"))
     made = Copies(tasks, by=by, link=bool(wanted.get("link")), root=root, base=base, **folders)
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)

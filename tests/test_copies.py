@@ -66,8 +66,9 @@ def test_photos_are_copied_into_folders_by_one_label_or_several_with_ages_as_dec
     assert not copy.samefile(photo) and len(tree(scenes)) == len(SCENES)
     options = json.loads((tmp_path / cli.RUN).read_text())["options"]
     assert options["sort"] == "out" and "link" not in options
-    run("--sort", "more", "--by", "age/colour", tasks="colour,age")
-    assert "20-29/red/red.png" in tree(tmp_path / "more") and "00-09/blue/blue.png" in tree(tmp_path / "more")
+    for folder, by in (("more", "age/colour"), ("braces", "{age}/{colour}")):
+        run("--sort", folder, "--by", by, tasks="colour,age")
+        assert "20-29/red/red.png" in tree(tmp_path / folder) and "00-09/blue/blue.png" in tree(tmp_path / folder)
 
 
 def test_what_is_unsure_is_unknown(run, scenes, tmp_path):
