@@ -38,7 +38,7 @@ TRUTH = {
     "grace_hopper.jpg": ("female", None),
     "portraits/london/024_neutral.jpg": ("male", 47),
 }
-FIGURE = re.compile(r"[-+]?[\d.,]+( [\d(%×$]| MB|–\d|\+|$)")  # what a cell of figures begins with
+FIGURE = re.compile(r"[-+]?[\d.,]+(%| [\d(×$]| MB|–\d|\+|$)")  # what a cell of figures begins with
 PRICE = 0.04  # dollars a core-hour, an assumption
 # The figure of each notebook that stands for it.
 COVERS = {
@@ -161,9 +161,10 @@ def summary() -> str:
         figures = _on_portraits(task, column).loc[predict.TASKS[task]]
         row(task, f"public portraits ({figures['photos']:,.0f})", "london", figures[BOUNDS])
     ours = {(ARTIFACTS / name / "model.onnx").stat().st_size / 1e6 for name in predict.TASKS.values()}
-    sizes = {PEERS[name]: peers_of["gender"][name]["megabytes"] for name in peers}
+    sizes = {re.split(r" of | \d", PEERS[name])[0]: peers_of["gender"][name]["megabytes"] for name in peers}
     heads = [f"{name}, {size:.1f} MB" for name, size in {"ours": sum(ours), **sizes}.items()]
-    return table(["question", "photos", *heads], rows)
+    beside = "; ".join(PEERS[name] for name in peers)
+    return table(["question", "photos", *heads], rows) + f"\n<sub>Beside ours: {beside}.</sub>\n"
 
 
 def _on_portraits(task: str, column: str) -> pd.DataFrame:
