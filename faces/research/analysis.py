@@ -250,17 +250,17 @@ def quick(small: pd.DataFrame, whole: pd.DataFrame, head: str, sure: float) -> p
     return against(mixed, whole, head).assign(alone=lambda table: table["source"].map(share))
 
 
-def last_stage(
+def since_stage(
     photos: pd.DataFrame, answers: pd.DataFrame, *, run: Path, number: int, by: Sequence[str], cache: Path
 ) -> pd.DataFrame:
-    """What the last of ``number`` stages changed in answers about test photos: ``against`` for each head; a step.
+    """What the stages after that number changed in answers about test photos: ``against`` for each head; a step.
 
     ``answers`` are those of the finished run, as from ``experiments.run``.
     """
     from faces.research import experiments
 
     test = photos[photos["split"] == "test"].reset_index(drop=True)
-    before = experiments.predict(run / f"stage-{number - 1}", test, cache=cache)
+    before = experiments.predict(run / f"stage-{number}", test, cache=cache)
     after = answers[answers["split"] == "test"].reset_index(drop=True)
     learnt = experiments.load(run)[1].learn
     return pd.concat([against(after, before, name, by) for name in learnt], ignore_index=True)
