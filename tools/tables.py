@@ -29,7 +29,7 @@ from faces.research import analysis, cards, elsewhere, evaluation, plots
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
 SOURCES = {"fairface": "FairFace", "utkface": "UTKFace", "glasses": "MTFL", "color6": "color6", "gray14": "gray14"}
-METRICS = {"mae": "error, years", "cs5": "within 5 years", "coverage": "inside the interval"}
+METRICS = {"mae": "error, years", "coverage": "inside the interval"}
 SHOWN = {"mae": "{:.2f}", "bias": "{:+z.2f}", "interval_years": "{:.1f}", "f1": "{:.3f}", "auc": "{:.3f}"}
 BOUNDS = ["mean", "low", "high"]
 # Gender and, where known, age of people in samples/ who are alone in their picture.
@@ -211,7 +211,7 @@ def results(head: str) -> str:
     rows, found = [], {}
     for name, model in networks().items():
         for row in cards.test_rows(metrics_of(name)) if head in model.heads else []:
-            if row["head"] in ("", head) and row["metric"] not in ("loss", "bias", "interval_years"):
+            if row["head"] in ("", head) and row["metric"] not in ("loss", "bias", "cs5", "interval_years"):
                 part = "test split" if row["split"] == "test" else "all, never trained on"
                 place = (name, f"{SOURCES.get(row['source'], row['source'])}, {part} ({row['photos']:,})")
                 metric = "accuracy" if row["metric"] == "acc" else row["metric"]

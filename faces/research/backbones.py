@@ -87,13 +87,21 @@ def _plain_cnn(*, size: int, imagenet: bool, dropout: float = 0.0) -> Backbone:
     return nn.Sequential(*layers), 64
 
 
-def _cartoon_cnn(*, size: int, imagenet: bool) -> Backbone:
-    """The plain network for 64×64 cartoon characters: six halvings, then two dense layers."""
+def _cartoon_cnn(
+    *, size: int, imagenet: bool, batch_norm: bool = True, bias: bool = True, dense_relu: bool = True
+) -> Backbone:
+    """The plain network for 64×64 cartoon characters: six halvings, then two dense layers.
+
+    ``batch_norm`` and ``bias`` are those of the convolutions, ``dense_relu`` follows each dense layer.
+    """
     _refuse_imagenet(imagenet, "cartoon_cnn")
     layers: list[nn.Module] = []
     for channels, width in pairwise((3, 16, 32, 64, 128, 256, 512)):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(width)]
-    layers += [nn.Flatten(), nn.Linear(512 * (size // 64) ** 2, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=bias), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.BatchNorm2d(width)] * batch_norm
+    layers += [nn.Flatten()]
+    for channels, width in pairwise((512 * (size // 64) ** 2, 120, 84)):
+        layers += [nn.Linear(channels, width), *[nn.ReLU()] * dense_relu]
     return nn.Sequential(*layers), 84
 
 

@@ -83,6 +83,9 @@ def test_the_96_pixel_network_and_the_cartoon_network():
     assert [c.out_channels for c in convolutions] == [16, 32, 64, 128, 256, 512]
     assert all(c.bias is not None for c in convolutions)
     assert [d.in_features for d in features if isinstance(d, nn.Linear)] == [512, 120] and width == 84
+    features, _ = build("cartoon_cnn", batch_norm=False, bias=False, dense_relu=False)
+    assert kinds(features) == ["Conv2d", "ReLU", "MaxPool2d"] * 6 + ["Flatten", "Linear", "Linear"]
+    assert all(layer.bias is None for layer in features if isinstance(layer, nn.Conv2d))
 
 
 @pytest.mark.parametrize(("width", "weights"), [(32, 1_650_000), (8, 105_000)])
