@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -73,8 +74,8 @@ def theme() -> None:
 
 
 def human(name: object) -> str:
-    """A source, class or column as readers know it."""
-    return NAMES.get(str(name), str(name).replace("_", " "))
+    """A source, class or column as readers know it; a span of ages as 20–29."""
+    return NAMES.get(str(name), re.sub(r"^(\d+)-(\d+)$", r"\1–\2", str(name)).replace("_", " "))
 
 
 def counts(manifest: pd.DataFrame, column: str, by: str, *, order: Sequence[str], ax: plt.Axes) -> plt.Axes:
@@ -288,9 +289,10 @@ def learning(
         for at, word in zip(begun, stages, strict=True):
             ax.axvline(at, color=MUTED, linewidth=1, linestyle="--")
             if ax is axes[0, 0]:  # where no curve is
-                place, away = (1, -10) if train.iloc[0] > train.iloc[-1] else (0, 3)
+                place, away = (1, -2) if train.iloc[0] > train.iloc[-1] else (0, 2)
                 spot = ((at, place), (3, away), ("data", "axes fraction"), "offset points")
-                ax.annotate(word, *spot, fontsize=8, color=MUTED)
+                turned = {"rotation": 90 * (len(stages) > 2), "va": "top" if away < 0 else "bottom"}
+                ax.annotate(word, *spot, fontsize=8, color=MUTED, **turned)
         ax.set(xlabel="epoch", title=label)
         ax.margins(y=0.14)
         ax.xaxis.get_major_locator().set_params(integer=True)
