@@ -1,5 +1,6 @@
 """The page of a run shows every face, tells names as they are, and needs nothing but the folder beside it."""
 
+import io
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from faces import files, report
+from faces import files, inputs, report
 
 FACE = {"gender": "male", "gender_probability": 0.98, "age": 34.2, "age_interval": [27, 42]}
 YOUNG = {"gender": "female", "gender_probability": 0.7, "age": 8.0, "age_interval": [5, 12]}
@@ -118,6 +119,8 @@ class Page:
         browser.get((photos.parent / "report.html").as_uri())
 
     def find(self, selector):
+        """The elements, after what was asked for is drawn."""
+        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
         return self.browser.find_elements("css selector", selector)
 
     def one(self, selector):
@@ -243,6 +246,9 @@ def test_marked_faces_are_exported(page, browser, tmp_path):
     assert page.one("#marked").text == "only marked (1)"
     page.one("#only").click()
     assert saved() == "b <i>.jpg\n"
+    page.one("#clear").click()
+    page.run("shown[0].row[0] = 'a\\n.jpg'")
+    assert list(inputs.read_names(io.BytesIO(saved().encode()))) == ["a\n.jpg", "b <i>.jpg"]
 
 
 def test_of_many_faces_only_those_in_view_exist(browser, photos):
@@ -267,7 +273,7 @@ def test_what_is_missing_is_told(browser, photos):
     (photos / "c.jpg").write_text("not a picture")
     write(photos, [("c.jpg", {"faces": [FACE]})])
     page = Page(browser, photos)
-    assert page.one("#faces .picture").text == "gone"
+    page.wait(lambda: [picture.text for picture in page.find("#faces .picture")] == ["gone"])
     page.one("#faces button").click()
     page.wait(lambda: "The photo is not at photos/c.jpg" in page.one("#trouble").text)
     shutil.rmtree(photos.parent / "report_files")
