@@ -40,6 +40,13 @@ TRUTH = {
 }
 FIGURE = re.compile(r"[-+]?[\d.,]+(%| [\d(×$]| MB|–\d|\+|$)")  # what a cell of figures begins with
 PRICE = 0.04  # dollars a core-hour, an assumption
+# Recipes of earlier works, as configs/earlier has them.
+EARLIER = {
+    "mobilenet_v2_first": "last layer, then everything",
+    "simpsons": "with batch normalisation",
+    "simpsons_no_norm": "without",
+    "simpsons_no_bias": "with, but no bias",
+}
 # The figure of each notebook that stands for it.
 COVERS = {
     "01": "01_mean_faces_fairface",
@@ -461,6 +468,29 @@ def protocol() -> str:
     """Error of a network that is trained and tested on ages from 21 to 60 alone, as published comparisons are."""
     error = interval(kept("06", "protocol").iloc[0][BOUNDS], "mae")
     return f"Trained and tested on ages 21 to 60 alone, as published comparisons are, it errs by {error} years."
+
+
+def earlier(*names: str) -> str:
+    """Recipes of earlier works at their own budgets: the share of photos they are right about, by epoch and on test."""
+    rows = []
+    for name in names:
+        folder = ARTIFACTS / "earlier" / name
+        history = pd.read_csv(folder / "history.csv")
+        train, val = (history[column] for column in history if re.fullmatch(r"(train|val)_\w+_acc", column))
+        test = pd.DataFrame(metrics_of(f"earlier/{name}")["test"]).query("metric == 'acc' and by == ''").iloc[0]
+        learnt = f"{(train >= 0.95).idxmax() + 1}" if train.max() >= 0.95 else "never"
+        shares = [percent(share) for share in (train.iloc[-1], val.iloc[-1], val.max())]
+        rows.append([EARLIER[name], len(history), learnt, *shares, interval(test[BOUNDS])])
+    heads = [
+        "recipe",
+        "epochs",
+        "95% of training by epoch",
+        "training, at last",
+        "validation, at last",
+        "at best",
+        "test",
+    ]
+    return table(heads, rows)
 
 
 def training_speed() -> str:
