@@ -126,7 +126,7 @@ def measure(tasks: str, folder: Path, home: Path, workers: list[int], runs: int)
     """All runs of one choice of tasks, in turn."""
     count = len(list(folder.iterdir()))
     output, said, notes = home / "out.parquet", home / "rows", home / "notes"
-    asked = [str(folder), "--tasks", tasks]
+    asked = [str(folder), "--tasks", *tasks.split()]
     process = [sys.executable, "process.py", *asked, "--format", "parquet", "--output", str(output)]
     scale = [sys.executable, "-c", NOTED, *asked, str(said)]
     timed(*process)  # the first run reads the files from the disk
