@@ -474,23 +474,14 @@ def earlier(*names: str) -> str:
     """Recipes of earlier works at their own budgets: the share of photos they are right about, by epoch and on test."""
     rows = []
     for name in names:
-        folder = ARTIFACTS / "earlier" / name
-        history = pd.read_csv(folder / "history.csv")
+        history = pd.read_csv(ARTIFACTS / "earlier" / name / "history.csv")
         train, val = (history[column] for column in history if re.fullmatch(r"(train|val)_\w+_acc", column))
-        test = pd.DataFrame(metrics_of(f"earlier/{name}")["test"]).query("metric == 'acc' and by == ''").iloc[0]
+        [test] = (row for row in cards.test_rows(metrics_of(f"earlier/{name}")) if row["metric"] == "acc")
         learnt = f"{(train >= 0.95).idxmax() + 1}" if train.max() >= 0.95 else "never"
         shares = [percent(share) for share in (train.iloc[-1], val.iloc[-1], val.max())]
-        rows.append([EARLIER[name], len(history), learnt, *shares, interval(test[BOUNDS])])
-    heads = [
-        "recipe",
-        "epochs",
-        "95% of training by epoch",
-        "training, at last",
-        "validation, at last",
-        "at best",
-        "test",
-    ]
-    return table(heads, rows)
+        rows.append([EARLIER[name], len(history), learnt, *shares, shown(test)])
+    heads = ["95% of training by epoch", "training, at last", "validation, at last", "at best", "test"]
+    return table(["recipe", "epochs", *heads], rows)
 
 
 def training_speed() -> str:

@@ -291,7 +291,7 @@ def learning(
             if ax is axes[0, 0]:  # where no curve is
                 place, away = (1, -2) if train.iloc[0] > train.iloc[-1] else (0, 2)
                 spot = ((at, place), (3, away), ("data", "axes fraction"), "offset points")
-                turned = {"rotation": 90 * (len(stages) > 2), "va": "top" if away < 0 else "bottom"}
+                turned = {"rotation": 90 * (len(stages) > 2), "va": "top" if place else "bottom"}
                 ax.annotate(word, *spot, fontsize=8, color=MUTED, **turned)
         ax.set(xlabel="epoch", title=label)
         ax.margins(y=0.14)
